@@ -1,0 +1,3 @@
+//! The `trierarch` program.
+
+fn main() {}

@@ -1,0 +1,22 @@
+//! The object model of Kubernetes v1.37: kinds as rows, objects as canonical JSON, rules as pure functions.
+//!
+//! Everyone may depend on this crate and it depends on no other crate of the workspace. It refuses to be asynchronous, to do I/O, to
+//! read a clock or to make random values: time, uids and names are arguments.
+//!
+//! Begin with [`kind`] (what a row says), then [`object`] (what is stored), then [`rules`] (what a kind may decide), then
+//! [`status`] (how a refusal reads).
+
+pub mod kind;
+pub mod kinds;
+pub mod object;
+pub mod problem;
+pub mod rules;
+pub mod snapshot;
+pub mod status;
+
+pub use kind::{GroupResource, Kind, Registry, Scope, Subresource, Verb};
+pub use object::{Object, ObjectKey, Uid};
+pub use problem::{Path, Problem, Problems};
+pub use rules::{Column, RequestFacts, Rules};
+pub use snapshot::{IndexTerm, Snapshot};
+pub use status::{ApiError, Reason};

@@ -1,0 +1,104 @@
+//! What enters the log: a transaction of guards and operations, decided by the proposer down to the last byte.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A position in the history of the whole store; every committed transaction gets the next one. Starts at 1; 0 means "none".
+pub type Revision = u64;
+/// A raft term.
+pub type Term = u64;
+/// A member of the raft group. Never reused for a member with an empty log.
+pub type NodeId = u64;
+/// A key; keys are ordered bytewise.
+pub type Key = Bytes;
+
+/// Names a transaction so that a retry of it is answered with the first outcome instead of being applied again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TxnId(pub u128);
+
+impl TxnId {
+    /// A fresh, random id.
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+}
+
+/// Who asked for a change, by which program and verb, and when; kept in the history beside each version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// The authenticated user name.
+    pub user: String,
+    /// The client program (`User-Agent`).
+    pub agent: String,
+    /// The request verb (`create`, `update`, `patch`, `delete`, ...).
+    pub verb: String,
+    /// Milliseconds since the Unix epoch, read by the proposer.
+    pub time_unix_ms: i64,
+}
+
+/// A condition under which a transaction applies; all guards must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Guard {
+    /// The key exists and its last change has this revision.
+    Revision {
+        /// Which key.
+        key: Key,
+        /// Its expected `Record::revision`.
+        revision: Revision,
+    },
+    /// The key does not exist.
+    Absent {
+        /// Which key.
+        key: Key,
+    },
+    /// The key exists, at any revision.
+    Present {
+        /// Which key.
+        key: Key,
+    },
+    /// The entry is committed in this raft term: the fence of leader-only components.
+    Term(Term),
+}
+
+/// One change of a transaction. A key appears in at most one operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Creates or replaces.
+    Put {
+        /// Which key.
+        key: Key,
+        /// Opaque value, stored as it is.
+        value: Bytes,
+        /// Opaque to the store: where the writer's reader splices the revision into `value`.
+        split: u32,
+        /// Under which index terms the key is found (see [`crate::View::by_term`]); replaces earlier ones.
+        terms: Vec<Bytes>,
+    },
+    /// Removes; absent keys are no error.
+    Delete {
+        /// Which key.
+        key: Key,
+    },
+}
+
+/// What a client proposes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Txn {
+    /// Makes a retry safe.
+    pub id: TxnId,
+    /// All must hold, or nothing is changed.
+    pub guards: Vec<Guard>,
+    /// Applied together, at one revision.
+    pub ops: Vec<Op>,
+    /// For the history.
+    pub cause: Cause,
+}
+
+/// Which guard failed, and what it met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Index into [`Txn::guards`].
+    pub guard: u32,
+    /// The key's revision at that moment; `None` when it is absent (or for a term guard).
+    pub actual: Option<Revision>,
+}
