@@ -1,1 +1,5 @@
-//! trierarch-scheduler
+//! Places pods on nodes.
+
+pub mod cluster;
+
+pub use cluster::{Notice, PodId, SchedulerCluster};
