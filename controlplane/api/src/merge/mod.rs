@@ -1,0 +1,5 @@
+//! The ways a client may change an object without sending all of it.
+
+pub mod apply;
+pub mod json;
+pub mod strategic;
