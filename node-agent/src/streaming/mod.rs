@@ -1,0 +1,1 @@
+//! Streams into containers: exec, attach, port-forward, logs.
