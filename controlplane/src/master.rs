@@ -1,0 +1,247 @@
+//! One master: what starts in which order, and how it ends.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use trierarch_api::Registry;
+use trierarch_apiserver::{ServiceAccountKeys, Settings};
+use trierarch_client::JoinToken;
+use trierarch_raft::{Store, StoreConfig};
+
+use crate::bootstrap::{self, Facts};
+use crate::identity::pki::{self, Pki};
+use crate::identity::{Bundle, Names};
+use crate::join::{self, Application, Door, Joiner, Membership};
+use crate::leadership::{self, Parts};
+use crate::raft_api;
+
+/// How a master begins.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// As the first of a new cluster. Does no harm when it is a member already.
+    Init,
+    /// By joining through one of these masters. Does no harm when it is a member already.
+    Join {
+        /// Base addresses.
+        servers: Vec<String>,
+        /// The server token.
+        token: JoinToken,
+    },
+    /// As the member that it is.
+    Resume,
+}
+
+/// What a master is told.
+#[derive(Clone, Debug)]
+pub struct MasterConfig {
+    /// Its name.
+    pub name: String,
+    /// Store and keys.
+    pub data_dir: PathBuf,
+    /// The content store of images.
+    pub images_dir: PathBuf,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Where peers are heard.
+    pub peer_listen: SocketAddr,
+    /// The address that others are told.
+    pub advertise: IpAddr,
+    /// Further addresses of the server's certificate.
+    pub sans: Vec<IpAddr>,
+    /// How it begins.
+    pub start: Start,
+    /// Addresses of pods.
+    pub pod_cidr: (Ipv4Addr, u8),
+    /// Addresses of Services.
+    pub service_cidr: (Ipv4Addr, u8),
+    /// Such as `cluster.local`.
+    pub cluster_domain: String,
+    /// Silence after which a node counts as lost.
+    pub node_grace: Duration,
+}
+
+impl MasterConfig {
+    fn api_address(&self) -> String {
+        SocketAddr::new(self.advertise, self.listen.port()).to_string()
+    }
+
+    fn peer_address(&self) -> String {
+        SocketAddr::new(self.advertise, self.peer_listen.port()).to_string()
+    }
+
+    fn application(&self, id: Option<u64>) -> Application {
+        Application {
+            name: self.name.clone(),
+            peer_address: self.peer_address(),
+            api_address: self.api_address(),
+            id,
+            nonce: String::new(),
+            proof: String::new(),
+        }
+    }
+
+    fn names(&self) -> Names {
+        let mut addresses = vec![self.advertise, IpAddr::V4(Ipv4Addr::LOCALHOST), bootstrap::api_address(self.service_cidr).into()];
+        addresses.extend(&self.sans);
+        addresses.sort_unstable();
+        addresses.dedup();
+        Names::new(&self.name, addresses, &self.cluster_domain)
+    }
+
+    fn store(&self, id: u64, bundle: &Bundle, pki: &Pki) -> anyhow::Result<StoreConfig> {
+        let mut config = StoreConfig::new(id, self.data_dir.join("store"));
+        config.cluster_id.clone_from(&bundle.cluster_id);
+        config.peer_listen = self.peer_listen;
+        config.peer_advertise = self.peer_address();
+        config.api_advertise = self.api_address();
+        config.tls = Some(pki.peers(crate::clock::now())?);
+        Ok(config)
+    }
+}
+
+/// Runs a master until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting: keys, ports, a damaged store.
+pub fn run(config: MasterConfig) -> anyhow::Result<()> {
+    actix_rt::System::new().block_on(serve(config))
+}
+
+/// The id and the bundle of this member: from disk, made anew, or from the cluster that it joins.
+async fn identify(config: &MasterConfig) -> anyhow::Result<(Membership, Bundle, Option<Joiner>)> {
+    let bundle = pki::load_bundle(&config.data_dir)?;
+    let membership = join::load_membership(&config.data_dir)?;
+    if let (Some(membership), Some(bundle)) = (&membership, &bundle)
+        && membership.joined
+    {
+        return Ok((membership.clone(), bundle.clone(), None));
+    }
+    match &config.start {
+        Start::Init => {
+            let bundle = match bundle {
+                Some(bundle) => bundle,
+                None => Bundle::create(crate::clock::now())?,
+            };
+            pki::save_bundle(&config.data_dir, &bundle)?;
+            Ok((Membership { id: 1, joined: false }, bundle, None))
+        }
+        Start::Join { servers, token } => {
+            let joiner = Joiner::reach(servers.clone(), token.clone()).await?;
+            let (id, bundle) = joiner.apply(config.application(membership.map(|member| member.id))).await?;
+            pki::save_bundle(&config.data_dir, &bundle)?;
+            let membership = Membership { id, joined: false };
+            join::save_membership(&config.data_dir, &membership)?;
+            Ok((membership, bundle, Some(joiner)))
+        }
+        Start::Resume => bail!("{} holds no member yet: start with --init, or with --join and a token", config.data_dir.display()),
+    }
+}
+
+async fn serve(config: MasterConfig) -> anyhow::Result<()> {
+    // the port first: a master that cannot be reached must not join
+    let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
+    let (membership, bundle, joiner) = identify(&config).await?;
+    let pki = Arc::new(Pki::new(bundle.clone(), config.names(), crate::clock::now())?);
+    let store = Store::open(config.store(membership.id, &bundle, &pki)?).await?;
+    if !membership.joined {
+        match &joiner {
+            None => store.initialize().await?,
+            Some(joiner) => joiner.become_member(config.application(Some(membership.id))).await?,
+        }
+        join::save_membership(&config.data_dir, &Membership { joined: true, ..membership })?;
+    }
+    let registry = Arc::new(Registry::with_builtins());
+    let door = Door::new(store.clone(), bundle.clone()).context("the bundle's join token is damaged")?;
+    let settings = settings(&config, &bundle, &pki)?;
+    let extra_store = store.clone();
+    let server = trierarch_apiserver::serve(
+        trierarch_apiserver::Config {
+            listeners: vec![Arc::new(listener)],
+            tls: Arc::clone(&pki.server),
+            settings,
+            extra: Some(Arc::new(move |routes, _server| {
+                door.mount(routes);
+                raft_api::mount(routes, &extra_store);
+            })),
+        },
+        store.clone(),
+        registry,
+    )
+    .context("cannot serve the API")?;
+    tracing::info!(node = config.name, address = %config.listen, "Serving the API");
+    let token = bundle.token().context("the bundle's join token is damaged")?;
+    let parts = Parts {
+        server: Arc::clone(server.api()),
+        store: store.clone(),
+        controllers: trierarch_controllers::Config {
+            cluster_cidr: format!("{}/{}", config.pod_cidr.0, config.pod_cidr.1),
+            root_ca_pem: bundle.cluster.certificate_pem.clone(),
+            node_grace: config.node_grace,
+            ..trierarch_controllers::Config::default()
+        },
+        authority: bundle.cluster.clone(),
+        facts: Facts { service_cidr: config.service_cidr, token },
+        masters_tls: Arc::clone(&pki.masters),
+    };
+    let leader = actix_rt::spawn(leadership::follow(parts));
+    let renewal = actix_rt::spawn(renew(Arc::clone(&pki)));
+    wait_for_end().await?;
+    tracing::info!("Ending");
+    renewal.abort();
+    // others take over before this one stops answering
+    if store.leadership().borrow().established
+        && let Err(error) = store.transfer_leadership(None).await
+    {
+        tracing::debug!(%error, "Could not hand leadership over");
+    }
+    server.stop().await;
+    leader.abort();
+    store.close().await;
+    Ok(())
+}
+
+fn settings(config: &MasterConfig, bundle: &Bundle, pki: &Pki) -> anyhow::Result<Settings> {
+    let public = rcgen::KeyPair::from_pem(&bundle.service_account_key_pem).context("the service account key is damaged")?.public_key_pem();
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let keys = ServiceAccountKeys {
+        signing_key_pem: bundle.service_account_key_pem.clone(),
+        verification_keys_pem: vec![public],
+        audiences: vec![issuer.clone()],
+        issuer,
+    };
+    Ok(Settings {
+        client_ca: vec![pki::certificate(&bundle.cluster.certificate_pem)?],
+        front_proxy_ca: vec![pki::certificate(&bundle.front_proxy.certificate_pem)?],
+        cluster_ca_pem: bundle.cluster.certificate_pem.clone(),
+        service_cidr: config.service_cidr,
+        cluster_domain: config.cluster_domain.clone(),
+        advertise: config.api_address(),
+        ..Settings::new(keys, Arc::clone(&pki.agents))
+    })
+}
+
+/// Renews what this master presents, for ever.
+async fn renew(pki: Arc<Pki>) {
+    let after = Duration::try_from(pki::RENEWAL_AFTER).unwrap_or(Duration::from_secs(86_400));
+    loop {
+        tokio::time::sleep(after).await;
+        match pki.renew(crate::clock::now()) {
+            Ok(()) => tracing::info!("Renewed this master's certificates"),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "Could not renew this master's certificates"),
+        }
+    }
+}
+
+async fn wait_for_end() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

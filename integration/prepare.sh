@@ -1,0 +1,43 @@
+# Sourced by ./trierarch and ./test: installs what a build, a node or the tests need from Debian's packages, if it is missing.
+# shellcheck shell=bash
+
+say() { echo "trierarch: $*" >&2; }
+
+# install_missing COMMAND:PACKAGE...: one apt-get for all that is not there
+install_missing() {
+  local missing=() pair
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null || [ -x "/usr/sbin/${pair%%:*}" ] || [ -e "${pair%%:*}" ] || missing+=("${pair#*:}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || { say "install these first (or run as root): ${missing[*]}"; return 1; }
+  command -v apt-get >/dev/null || { say "install these first: ${missing[*]}"; return 1; }
+  say "installing ${missing[*]}"
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+}
+
+# What compiling needs: a C++ compiler and libclang for RocksDB, Rust for the rest.
+prepare_build() {
+  [ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
+  install_missing g++:g++ make:make
+  if ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1; then
+    install_missing /nonexistent:clang /nonexistent:libclang-dev
+  fi
+  if ! command -v cargo >/dev/null; then
+    install_missing rustup:rustup || { say "Rust is missing: install it with rustup (https://rustup.rs) and run this again"; return 1; }
+    rustup default stable >/dev/null
+  fi
+  eval "$(raft/rocksdb.sh env)"
+}
+
+# What a node needs on the machine.
+prepare_node() {
+  install_missing nft:nftables
+}
+
+# What the tests use beside that.
+prepare_tests() {
+  install_missing nft:nftables ip:iproute2 skopeo:skopeo redis-server:redis-server /bin/busybox:busybox-static curl:curl conntrack:conntrack \
+    kubectl:kubernetes-client
+}
