@@ -102,3 +102,36 @@ pub struct Refusal {
     /// The key's revision at that moment; `None` when it is absent (or for a term guard).
     pub actual: Option<Revision>,
 }
+
+/// What one log entry asks for. Encoded once by the proposer; every member decodes it when it is applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// A client's transaction.
+    Txn {
+        /// The transaction.
+        txn: Txn,
+        /// The transaction was first proposed after this log index was applied: an entry at or below it cannot hold it. If the
+        /// window of remembered ids no longer reaches back that far, nobody can tell whether it was applied before.
+        after_index: u64,
+        /// The proposer's clock, for the age of history.
+        time_unix_ms: i64,
+    },
+    /// Forget history up to and including this revision.
+    Compact {
+        /// The new oldest position of watches and reads of the past.
+        upto: Revision,
+    },
+}
+
+/// What applying an entry answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// Applied (perhaps by an earlier entry with the same id) at this revision.
+    At(Revision),
+    /// A guard failed.
+    Refused(Refusal),
+    /// The id is older than what is remembered: it may have been applied long ago.
+    Forgotten,
+    /// Not a transaction.
+    Nothing,
+}

@@ -3,14 +3,35 @@
 //! It knows nothing of Kubernetes. It refuses to interpret values, to read a clock inside `apply`, and to let any other crate name
 //! an openraft type: everything outside talks to [`Store`].
 //!
-//! Begin with [`command`] (what enters the log), then [`view`] (what readers see), then [`store`] (the handle).
+//! Begin with [`command`] (what enters the log), then `apply` (what it does), [`view`] and [`watch`] (what readers see), then [`store`]
+//! (the handle).
 
 pub mod command;
 pub mod store;
 pub mod view;
 pub mod watch;
 
+mod apply;
+mod clock;
+mod columns;
+mod core;
+mod drop_signal;
+mod keys;
+mod log_store;
+mod maintenance;
+mod members;
+mod network;
+mod open;
+mod past;
+mod raft_types;
+mod read_index;
+mod records;
+mod snapshot;
+mod state_db;
+mod state_machine;
+mod status;
+
 pub use command::{Cause, Guard, Key, NodeId, Op, Refusal, Revision, Term, Txn, TxnId};
-pub use store::{Committed, Leadership, Member, MemberRole, OpenError, Status, Store, StoreConfig, StoreError};
+pub use store::{Committed, Leadership, Member, MemberRole, OpenError, PeerTls, Status, Store, StoreConfig, StoreError, TXN_BYTES_MAX};
 pub use view::{Record, View};
 pub use watch::{Event, EventKind, WatchError, Watcher};

@@ -6,9 +6,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{NodeId, Refusal, Revision, Term, Txn};
+use openraft::errors::{Fatal, InitializeError, RaftError};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
+use crate::command::{Command, NodeId, Refusal, Revision, Term, Txn};
+use crate::core::Core;
+use crate::network::messages::Request;
+use crate::raft_types::MemberInfo;
+use crate::read_index::{self, ReadRequest};
 use crate::view::{Record, View};
 use crate::watch::{WatchError, Watcher};
+use crate::{open, past, records, status};
 
 /// How to open a member.
 #[derive(Clone)]
@@ -21,7 +30,7 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// Where peers reach this member.
     pub peer_listen: SocketAddr,
-    /// The address that peers are told (`host:port`).
+    /// The address that peers are told (`host:port`); empty: the one that `peer_listen` got.
     pub peer_advertise: String,
     /// The API address that clients and other masters are told (`host:port`), kept in the membership.
     pub api_advertise: String,
@@ -35,6 +44,29 @@ pub struct StoreConfig {
     pub heartbeat: Duration,
     /// How long history is kept for watches and reads of the past.
     pub history_retention: Duration,
+    /// A snapshot is taken after so many entries, and the log before it purged.
+    pub snapshot_after_entries: u64,
+}
+
+impl StoreConfig {
+    /// A member with the usual timers (heartbeat 50 ms, election 150 to 350 ms), a history of one hour, no TLS, and any free port on
+    /// loopback for peers. The caller sets the rest: at least `cluster_id`, and for a group of several the addresses and TLS.
+    pub fn new(node_id: NodeId, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            node_id,
+            cluster_id: String::new(),
+            data_dir: data_dir.into(),
+            peer_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            peer_advertise: String::new(),
+            api_advertise: String::new(),
+            tls: None,
+            election_min: Duration::from_millis(150),
+            election_max: Duration::from_millis(350),
+            heartbeat: Duration::from_millis(50),
+            history_retention: Duration::from_secs(3600),
+            snapshot_after_entries: 10_000,
+        }
+    }
 }
 
 /// The rustls configurations of peer traffic.
@@ -113,6 +145,8 @@ pub struct Status {
     pub members: Vec<Member>,
     /// On the leader: the matched log index of each peer.
     pub matched: BTreeMap<NodeId, u64>,
+    /// How often this member has synced its log since it was opened; an idle group adds nothing.
+    pub log_syncs: u64,
 }
 
 /// Why the store did not answer. A refusal by a guard is an outcome, not an error.
@@ -166,9 +200,38 @@ pub struct OpenError {
     pub reason: String,
 }
 
+/// The largest transaction, encoded.
+pub const TXN_BYTES_MAX: usize = 4 << 20;
+/// How long [`Store::initialize`] waits for the first election, and closing for the databases.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Reads that may wait for the next question to the leader.
+const READS_WAITING_MAX: usize = 16_384;
+
 /// A member of the group. Cheap to clone.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    peer_address: SocketAddr,
+    reads: mpsc::Sender<ReadRequest>,
+    handle: tokio::runtime::Handle,
+    /// Taken when it closes.
+    runtime: parking_lot::Mutex<Option<tokio::runtime::Runtime>>,
+    databases_closed: parking_lot::Mutex<Vec<oneshot::Receiver<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.closing.cancel();
+        self.core.shared.close();
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
 
 impl Store {
     /// Opens (or creates) a member and starts its raft runtime. A new member is alone and idle until [`Store::initialize`] or until a
@@ -176,73 +239,249 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`] with path and reason (damaged log, another process holds the lock, port taken).
-    pub async fn open(_config: StoreConfig) -> Result<Self, OpenError> {
-        unimplemented!()
+    pub async fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        let path = config.data_dir.clone();
+        let failed = |error: &dyn std::fmt::Display| OpenError { path: path.clone(), reason: error.to_string() };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name(format!("raft-{}", config.node_id))
+            .enable_all()
+            .build()
+            .map_err(|error| failed(&error))?;
+        let handle = runtime.handle().clone();
+        let opened = handle.spawn(open::open(config)).await.map_err(|error| failed(&error)).flatten();
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
+        let (reads, requests) = mpsc::channel(READS_WAITING_MAX);
+        handle.spawn(read_index::serve_reads(Arc::clone(&opened.core), requests));
+        let inner = Inner {
+            core: opened.core,
+            peer_address: opened.peer_address,
+            reads,
+            handle,
+            runtime: parking_lot::Mutex::new(Some(runtime)),
+            databases_closed: parking_lot::Mutex::new(opened.databases_closed),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Makes this member the first of a new cluster. Does nothing if the store already belongs to one.
+    /// The address on which peers are accepted.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.inner.peer_address
+    }
+
+    /// This member's id.
+    pub fn node_id(&self) -> NodeId {
+        self.inner.core.config.node_id
+    }
+
+    /// Makes this member the first of a new cluster, and returns when it leads. Does nothing if the store already belongs to one.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`], [`StoreError::ReadOnly`] when the disk fails, [`StoreError::Unavailable`] if it was not elected in time.
     pub async fn initialize(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        let core = Arc::clone(&self.inner.core);
+        self.run(async move {
+            let own = MemberInfo {
+                peer_address: core.config.peer_advertise.clone(),
+                api_address: core.config.api_advertise.clone(),
+                wants_vote: true,
+            };
+            match core.raft.initialize(BTreeMap::from([(core.config.node_id, own)])).await {
+                Ok(()) => {}
+                Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return Ok(()),
+                Err(RaftError::APIError(error)) => return Err(StoreError::Unavailable(error.to_string())),
+                Err(RaftError::Fatal(Fatal::Stopped)) => return Err(StoreError::Closed),
+                Err(RaftError::Fatal(fatal)) => return Err(StoreError::ReadOnly(fatal.to_string())),
+            }
+            let mut leadership = core.leadership.clone();
+            match tokio::time::timeout(PATIENCE, leadership.wait_for(|now| now.established)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_ended)) => Err(StoreError::Closed),
+                Err(_elapsed) => Err(StoreError::Unavailable("the first election did not end".into())),
+            }
+        })
+        .await
     }
 
     /// Proposes a transaction; forwarded to the leader when this member does not lead, retried through elections until `deadline`
     /// has passed. Returns after this member's own view contains the outcome.
-    pub async fn txn(&self, _txn: Txn, _deadline: Duration) -> Result<Committed, StoreError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: it was not applied and never will be. [`StoreError::OutcomeUnknown`]: look, or repeat it with the same
+    /// id. [`StoreError::RequestTooLarge`], [`StoreError::ReadOnly`], [`StoreError::Closed`].
+    pub async fn txn(&self, txn: Txn, deadline: Duration) -> Result<Committed, StoreError> {
+        let core = Arc::clone(&self.inner.core);
+        let after_index = core.applied_index();
+        let command = records::encode(&Command::Txn { txn, after_index, time_unix_ms: clock::now_unix_ms() });
+        if command.len() > TXN_BYTES_MAX {
+            return Err(StoreError::RequestTooLarge { size_bytes: command.len(), limit_bytes: TXN_BYTES_MAX });
+        }
+        let deadline = clock::deadline(deadline);
+        self.run(async move { core.propose(command.into(), after_index, deadline).await }).await
     }
 
     /// The current snapshot, local and possibly stale.
     pub fn view(&self) -> View {
-        unimplemented!()
+        self.inner.core.shared.view()
     }
 
     /// A snapshot that contains every write acknowledged anywhere before the call (read index).
-    pub async fn linearizable_view(&self, _deadline: Duration) -> Result<View, StoreError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when no leader could confirm it in time, [`StoreError::Closed`].
+    pub async fn linearizable_view(&self, deadline: Duration) -> Result<View, StoreError> {
+        let core = Arc::clone(&self.inner.core);
+        let reads = self.inner.reads.clone();
+        let deadline = clock::deadline(deadline);
+        self.run(async move {
+            let (answer, index) = oneshot::channel();
+            reads.send(ReadRequest { deadline, answer }).await.map_err(|_gone| StoreError::Closed)?;
+            let late = || StoreError::Unavailable("no leader confirmed the read in time".into());
+            let index = tokio::time::timeout_at(deadline.into(), index).await.map_err(|_elapsed| late())?;
+            let index = index.map_err(|_gone| StoreError::Closed)??;
+            match core.wait_applied(index, deadline).await {
+                Ok(()) => Ok(core.shared.view()),
+                Err(StoreError::OutcomeUnknown) => Err(late()),
+                Err(error) => Err(error),
+            }
+        })
+        .await
     }
 
     /// A snapshot of at least this revision, waiting for it.
-    pub async fn view_at_least(&self, _revision: Revision, _deadline: Duration) -> Result<View, StoreError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] when it was not applied here in time, [`StoreError::Closed`].
+    pub async fn view_at_least(&self, revision: Revision, deadline: Duration) -> Result<View, StoreError> {
+        let view = self.view();
+        if view.revision() >= revision {
+            return Ok(view);
+        }
+        let core = Arc::clone(&self.inner.core);
+        let deadline = clock::deadline(deadline);
+        self.run(async move {
+            let mut applied = core.shared.applied();
+            let waiting = tokio::time::timeout_at(deadline.into(), applied.wait_for(|applied| applied.revision >= revision));
+            let waited = tokio::select! {
+                waited = waiting => waited.map(|applied| applied.is_ok()),
+                () = core.closing.cancelled() => Ok(false),
+            };
+            match waited {
+                Ok(true) => Ok(core.shared.view()),
+                Ok(false) => Err(StoreError::Closed),
+                Err(_elapsed) => Err(StoreError::TooLarge { asked: revision, current: core.shared.view().revision() }),
+            }
+        })
+        .await
     }
 
     /// The records below `prefix` as they were at `revision`, in key order, from the history.
-    pub async fn range_at(&self, _prefix: &[u8], _revision: Revision) -> Result<Vec<Arc<Record>>, StoreError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`], [`StoreError::TooLarge`] when this member has not got that far, [`StoreError::Closed`].
+    pub async fn range_at(&self, prefix: &[u8], revision: Revision) -> Result<Vec<Arc<Record>>, StoreError> {
+        let core = Arc::clone(&self.inner.core);
+        let prefix = prefix.to_vec();
+        let reading = self.inner.handle.spawn_blocking(move || past::range_at(&core.shared, &prefix, revision));
+        reading.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Changes below `prefix` after `after` (exclusive).
-    pub async fn watch(&self, _prefix: &[u8], _after: Revision) -> Result<Watcher, WatchError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`WatchError::Compacted`] when the history does not reach back that far, [`WatchError::Closed`].
+    #[expect(clippy::unused_async, reason = "the interface allows a watch that waits for its start")]
+    pub async fn watch(&self, prefix: &[u8], after: Revision) -> Result<Watcher, WatchError> {
+        Watcher::new(Arc::clone(&self.inner.core.shared), self.inner.handle.clone(), prefix, after)
     }
 
     /// Follows who leads.
     pub fn leadership(&self) -> tokio::sync::watch::Receiver<Leadership> {
-        unimplemented!()
+        self.inner.core.leadership.clone()
     }
 
-    /// Adds a member (first as a learner, promoted when caught up), or updates the addresses of a known one.
-    pub async fn add_member(&self, _member: Member, _deadline: Duration) -> Result<(), StoreError> {
-        unimplemented!()
+    /// Adds a member as a learner, or updates the addresses of a known one. Returns when that is committed; a member whose role is
+    /// [`MemberRole::Voter`] is promoted by the leader as soon as it has caught up, which [`Store::status`] shows.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it is refused or no leader did it in time, [`StoreError::Closed`].
+    pub async fn add_member(&self, member: Member, deadline: Duration) -> Result<(), StoreError> {
+        self.change_members(Request::AddMember(member), deadline).await
     }
 
     /// Removes a member. Refused when it would lose quorum.
-    pub async fn remove_member(&self, _id: NodeId, _deadline: Duration) -> Result<(), StoreError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// As [`Store::add_member`].
+    pub async fn remove_member(&self, id: NodeId, deadline: Duration) -> Result<(), StoreError> {
+        self.change_members(Request::RemoveMember(id), deadline).await
     }
 
-    /// Hands leadership to a member, or to the most advanced one.
-    pub async fn transfer_leadership(&self, _to: Option<NodeId>) -> Result<(), StoreError> {
-        unimplemented!()
+    /// Hands leadership to a member, or to the most advanced one, and returns when it leads.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when there is nobody to hand over to or it did not take over, [`StoreError::Closed`].
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), StoreError> {
+        self.change_members(Request::TransferLeadership(to), PATIENCE).await
     }
 
     /// The state of this member and what it knows of the group.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        status::status(&self.inner.core)
     }
 
-    /// Flushes and stops.
+    /// Flushes and stops. Everything asked afterwards gets [`StoreError::Closed`]; watches end.
     pub async fn close(&self) {
-        unimplemented!()
+        let core = Arc::clone(&self.inner.core);
+        let databases: Vec<_> = std::mem::take(&mut *self.inner.databases_closed.lock());
+        let closing = self.inner.handle.spawn(async move {
+            core.closing.cancel();
+            if let Err(error) = core.raft.shutdown().await {
+                tracing::warn!(%error, "Raft did not end cleanly");
+            }
+            if let Ok(db) = core.shared.db()
+                && let Ok(Err(error)) = tokio::task::spawn_blocking(move || db.flush()).await
+            {
+                tracing::warn!(%error, "Could not flush the state; it will be replayed from the log");
+            }
+            core.shared.close();
+            core.peers.close();
+            for closed in databases {
+                if tokio::time::timeout(PATIENCE, closed).await.is_err() {
+                    tracing::warn!("A database is still in use after closing");
+                }
+            }
+        });
+        // it ends with an error only if the runtime is already gone
+        drop(closing.await);
+        if let Some(runtime) = self.inner.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    async fn change_members(&self, request: Request, deadline: Duration) -> Result<(), StoreError> {
+        let core = Arc::clone(&self.inner.core);
+        let deadline = clock::deadline(deadline);
+        self.run(async move { core.change_members(request, deadline).await }).await
+    }
+
+    /// Runs on the store's own runtime: timers and connections belong there, whatever the caller runs on.
+    async fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T, StoreError>> + Send + 'static) -> Result<T, StoreError> {
+        self.inner.handle.spawn(future).await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// What the store is made of, for tests.
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.inner.core
     }
 }
+
+#[cfg(test)]
+mod tests;

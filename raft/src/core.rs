@@ -1,0 +1,256 @@
+//! What all parts of an open member share, and what a leader does for itself and for its peers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::ReadPolicy;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{Command, NodeId, Outcome};
+use crate::network::client::{CallError, Peers};
+use crate::network::messages::{Request, Response};
+use crate::raft_types::{Metrics, Payload, Raft};
+use crate::records;
+use crate::state_machine::Shared;
+use crate::store::{Committed, Leadership, StoreConfig, StoreError};
+
+/// How long to wait for news of a leader before asking again.
+const LEADER_PAUSE: Duration = Duration::from_millis(20);
+
+/// An open member, without the runtime it runs on.
+pub(crate) struct Core {
+    pub(crate) config: StoreConfig,
+    pub(crate) raft: Raft,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) closing: CancellationToken,
+    /// Bytes appended to the log so far.
+    pub(crate) appended_bytes: Arc<AtomicU64>,
+    /// How often the log was synced so far.
+    pub(crate) syncs: Arc<AtomicU64>,
+    /// Why nothing can be written, if so.
+    pub(crate) read_only: parking_lot::Mutex<Option<String>>,
+}
+
+/// What became of one attempt to have the leader do something.
+pub(crate) enum Attempt<T> {
+    /// It is done.
+    Done(T),
+    /// No leader has got it: try again.
+    Again,
+    /// A leader may have got it: try again if that is harmless.
+    Unclear,
+}
+
+impl Core {
+    /// A copy of raft's account of itself.
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// The index of the last entry in the view.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.shared.applied().borrow().index
+    }
+
+    /// Waits until the view contains the entry at `index`.
+    ///
+    /// # Errors
+    /// [`StoreError::OutcomeUnknown`] after the deadline, [`StoreError::Closed`].
+    pub(crate) async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), StoreError> {
+        let mut applied = self.shared.applied();
+        let waiting = async { applied.wait_for(|applied| applied.index >= index).await.is_ok() };
+        tokio::select! {
+            caught_up = tokio::time::timeout_at(deadline.into(), waiting) => match caught_up {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(StoreError::Closed),
+                Err(_elapsed) => Err(StoreError::OutcomeUnknown),
+            },
+            () = self.closing.cancelled() => Err(StoreError::Closed),
+        }
+    }
+
+    /// Runs `local` on the leader: here, if this member leads, or by sending `request` to it; again and again until it is done.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if no leader has got it before the deadline, [`StoreError::OutcomeUnknown`] if one may have.
+    pub(crate) async fn on_leader<T>(
+        self: &Arc<Self>,
+        deadline: Instant,
+        request: impl Fn(bool) -> Request,
+        interpret: impl Fn(Response) -> Result<Attempt<T>, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (mut unclear, mut fresh) = (false, true);
+        let mut leadership = self.leadership.clone();
+        loop {
+            if self.closing.is_cancelled() {
+                return Err(StoreError::Closed);
+            }
+            let leader = leadership.borrow_and_update().leader;
+            if leader.is_none()
+                && let Some(reason) = self.read_only.lock().clone()
+            {
+                return Err(StoreError::ReadOnly(reason));
+            }
+            let attempt = match leader {
+                None => Attempt::Again,
+                Some(leader) => {
+                    let asking = self.ask_leader(leader, request(fresh), &mut leadership);
+                    match tokio::time::timeout_at(deadline.into(), asking).await {
+                        // the request may still be on its way
+                        Err(_elapsed) => return Err(StoreError::OutcomeUnknown),
+                        Ok(Attempt::Done(response)) => interpret(response)?,
+                        Ok(Attempt::Again) => Attempt::Again,
+                        Ok(Attempt::Unclear) => Attempt::Unclear,
+                    }
+                }
+            };
+            match attempt {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Again => {}
+                Attempt::Unclear => (unclear, fresh) = (true, false),
+            }
+            let pause = async { tokio::time::timeout(LEADER_PAUSE, leadership.changed()).await };
+            if tokio::time::timeout_at(deadline.into(), pause).await.is_err() {
+                return Err(if unclear { StoreError::OutcomeUnknown } else { StoreError::Unavailable("no leader was found".into()) });
+            }
+        }
+    }
+
+    /// One attempt to get an answer from `leader`; given up when somebody else leads.
+    async fn ask_leader(
+        self: &Arc<Self>,
+        leader: NodeId,
+        request: Request,
+        leadership: &mut watch::Receiver<Leadership>,
+    ) -> Attempt<Response> {
+        if leader == self.config.node_id {
+            return Attempt::Done(self.answer_as_leader(request).await);
+        }
+        let address = self.metrics().membership_config.get_node(&leader).map(|node| node.peer_address.clone());
+        let Some(address) = address else { return Attempt::Again };
+        let replaced = async {
+            loop {
+                if leadership.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                if leadership.borrow().leader.is_some_and(|now| now != leader) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            answered = self.peers.call(leader, &address, &request) => match answered {
+                Ok(response) => Attempt::Done(response),
+                Err(CallError::NotSent(error)) => {
+                    tracing::debug!(node = leader, %error, "Could not reach the leader");
+                    Attempt::Again
+                }
+                Err(CallError::Lost) => Attempt::Unclear,
+            },
+            () = replaced => Attempt::Unclear,
+        }
+    }
+
+    async fn answer_as_leader(self: &Arc<Self>, request: Request) -> Response {
+        match request {
+            Request::Propose { command, after_index, fresh } => self.propose_as_leader(command, after_index, fresh).await,
+            Request::ReadIndex => self.read_index_as_leader().await,
+            Request::AddMember(member) => self.add_member_as_leader(member).await,
+            Request::RemoveMember(id) => self.remove_member_as_leader(id).await,
+            Request::TransferLeadership(to) => self.transfer_as_leader(to).await,
+            other => Response::Failed(format!("not a request to a leader: {other:?}")),
+        }
+    }
+
+    /// Proposes a command, if this member leads.
+    pub(crate) async fn propose_as_leader(&self, command: Bytes, after_index: u64, fresh: bool) -> Response {
+        if let Some(reason) = self.read_only.lock().clone() {
+            return Response::Failed(reason);
+        }
+        let command = if fresh { self.freshen(command, after_index) } else { command };
+        match self.raft.client_write(Payload(command)).await {
+            Ok(written) => Response::Proposed { index: written.log_id.index(), outcome: written.data },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Response::NotLeader { maybe_proposed: false },
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Response::NotLeader { maybe_proposed: true },
+            Err(RaftError::APIError(other)) => Response::Failed(other.to_string()),
+            // somebody else will lead
+            Err(RaftError::Fatal(_)) => Response::NotLeader { maybe_proposed: true },
+        }
+    }
+
+    /// The command of a proposer so far behind that its `after_index` has left the window of remembered ids: as it was never sent
+    /// before, the leader's own position is as good.
+    fn freshen(&self, encoded: Bytes, after_index: u64) -> Bytes {
+        if after_index >= self.shared.forgotten_index() {
+            return encoded;
+        }
+        match records::decode::<Command>(&encoded) {
+            Ok(Command::Txn { txn, time_unix_ms, .. }) => {
+                Bytes::from(records::encode(&Command::Txn { txn, after_index: self.applied_index(), time_unix_ms }))
+            }
+            _ => encoded,
+        }
+    }
+
+    /// The index that a linearizable read must see, if this member leads.
+    pub(crate) async fn read_index_as_leader(&self) -> Response {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Response::ReadIndex(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_))) => {
+                Response::NotLeader { maybe_proposed: false }
+            }
+            Err(RaftError::Fatal(_)) => Response::NotLeader { maybe_proposed: false },
+        }
+    }
+
+    /// Proposes a command and waits until the local view contains its outcome.
+    ///
+    /// # Errors
+    /// As [`crate::Store::txn`].
+    pub(crate) async fn propose(self: &Arc<Self>, command: Bytes, after_index: u64, deadline: Instant) -> Result<Committed, StoreError> {
+        let request = |fresh| Request::Propose { command: command.clone(), after_index, fresh };
+        let interpret = |response| match response {
+            Response::Proposed { index, outcome } => Ok(Attempt::Done((index, outcome))),
+            Response::NotLeader { maybe_proposed: false } => Ok(Attempt::Again),
+            Response::NotLeader { maybe_proposed: true } => Ok(Attempt::Unclear),
+            Response::Failed(reason) => Err(StoreError::ReadOnly(reason)),
+            other => Err(StoreError::Unavailable(format!("unexpected answer {other:?}"))),
+        };
+        let (index, outcome) = self.on_leader(deadline, request, interpret).await?;
+        self.wait_applied(index, deadline).await?;
+        match outcome {
+            Outcome::At(revision) => Ok(Committed::At(revision)),
+            Outcome::Refused(refusal) => Ok(Committed::Refused(refusal)),
+            Outcome::Forgotten => Err(StoreError::OutcomeUnknown),
+            Outcome::Nothing => Ok(Committed::At(self.shared.view().revision())),
+        }
+    }
+
+    /// The log index that a linearizable read must see.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when no leader answered in time.
+    pub(crate) async fn read_index(self: &Arc<Self>, deadline: Instant) -> Result<u64, StoreError> {
+        let interpret = |response| match response {
+            Response::ReadIndex(index) => Ok(Attempt::Done(index)),
+            Response::NotLeader { .. } | Response::Failed(_) => Ok(Attempt::Again),
+            other => Err(StoreError::Unavailable(format!("unexpected answer {other:?}"))),
+        };
+        match self.on_leader(deadline, |_| Request::ReadIndex, interpret).await {
+            Err(StoreError::OutcomeUnknown) => Err(StoreError::Unavailable("the leader did not answer".into())),
+            other => other,
+        }
+    }
+
+    /// How many fsyncs of the log there were.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+}

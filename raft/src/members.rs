@@ -1,0 +1,208 @@
+//! Who is in the group: what a leader does to add, promote and remove members and to hand over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver as _;
+
+use crate::command::NodeId;
+use crate::core::{Attempt, Core};
+use crate::network::messages::{Request, Response};
+use crate::raft_types::{MemberInfo, Metrics, TypeConfig};
+use crate::store::{Member, MemberRole, StoreError};
+
+/// A learner that lacks no more entries than this becomes a voter: the rest arrives within a round trip.
+const PROMOTION_LAG_ENTRIES: u64 = 64;
+/// A peer that has answered within this time counts as living.
+const LIVING: Duration = Duration::from_secs(2);
+/// How long a hand-over may take.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(3);
+
+impl Core {
+    /// Has the leader change the members.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] also when the change is refused, with the reason.
+    pub(crate) async fn change_members(self: &Arc<Self>, request: Request, deadline: Instant) -> Result<(), StoreError> {
+        let interpret = |response| match response {
+            Response::Done => Ok(Attempt::Done(())),
+            Response::NotLeader { .. } | Response::Failed(_) => Ok(Attempt::Again),
+            Response::Refused(reason) => Err(StoreError::Unavailable(reason)),
+            other => Err(StoreError::Unavailable(format!("unexpected answer {other:?}"))),
+        };
+        self.on_leader(deadline, |_| request.clone(), interpret).await
+    }
+
+    /// Adds a member as a learner, or changes a known one's addresses. Harmless when repeated.
+    pub(crate) async fn add_member_as_leader(&self, member: Member) -> Response {
+        let info = MemberInfo {
+            peer_address: member.peer_address,
+            api_address: member.api_address,
+            wants_vote: member.role == MemberRole::Voter,
+        };
+        let known = self.metrics().membership_config.get_node(&member.id).cloned();
+        let changed = match known {
+            Some(known) if known == info => return Response::Done,
+            Some(_) => {
+                let changes = ChangeMembers::SetNodes(BTreeMap::from([(member.id, info)]));
+                self.raft.change_membership(changes, true).await
+            }
+            None => self.raft.add_learner(member.id, info, false).await,
+        };
+        membership_response(changed.map(drop))
+    }
+
+    /// Removes a member if the others can go on without it. Harmless when repeated.
+    pub(crate) async fn remove_member_as_leader(self: &Arc<Self>, id: NodeId) -> Response {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        if membership.get_node(&id).is_none() {
+            return Response::Done;
+        }
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        if voters.contains(&id) {
+            if let Some(reason) = loses_quorum(self.config.node_id, &voters, &living(&metrics), id) {
+                return Response::Refused(reason);
+            }
+            if id == self.config.node_id {
+                // a successor removes this member; whoever asked is sent there
+                return match self.transfer_as_leader(None).await {
+                    Response::Done => Response::NotLeader { maybe_proposed: false },
+                    other => other,
+                };
+            }
+            let changed = self.raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), false).await;
+            return membership_response(changed.map(drop));
+        }
+        membership_response(self.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await.map(drop))
+    }
+
+    /// Hands leadership over and waits until somebody else leads.
+    pub(crate) async fn transfer_as_leader(self: &Arc<Self>, to: Option<NodeId>) -> Response {
+        let metrics = self.metrics();
+        let own_id = self.config.node_id;
+        let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+        let most_advanced = || {
+            let matched = metrics.replication.iter().flatten().filter(|(id, _)| voters.contains(id) && **id != own_id);
+            matched.max_by_key(|(id, matched)| (**matched, std::cmp::Reverse(**id))).map(|(id, _)| *id)
+        };
+        let Some(to) = to.or_else(most_advanced) else {
+            return Response::Refused("there is no other voter to hand over to".into());
+        };
+        if to == own_id {
+            return Response::Done;
+        }
+        if !voters.contains(&to) {
+            return Response::Refused(format!("member {to} is not a voter"));
+        }
+        if self.raft.trigger().transfer_leader(to).await.is_err() {
+            return Response::NotLeader { maybe_proposed: true };
+        }
+        let mut leadership = self.leadership.clone();
+        let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own_id));
+        match tokio::time::timeout(TRANSFER_PATIENCE, moved).await {
+            Ok(_) => Response::Done,
+            Err(_elapsed) => Response::Refused(format!("member {to} did not take over")),
+        }
+    }
+
+    /// Promotes learners that want to vote and have caught up. Returns when the store closes.
+    pub(crate) async fn promote_learners(self: Arc<Self>) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let ready = ready_to_vote(&metrics.borrow_watched());
+            if let Some(id) = ready {
+                match self.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await {
+                    Ok(_) => tracing::info!(node = id, "Promoted a member to voter"),
+                    // a change is under way, or leadership is: look again at the next news
+                    Err(error) => tracing::debug!(node = id, %error, "Could not promote a member yet"),
+                }
+            }
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return;
+                },
+                () = self.closing.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// The first learner that the leader should promote.
+fn ready_to_vote(metrics: &Metrics) -> Option<NodeId> {
+    let replication = metrics.replication.as_ref()?;
+    let membership = metrics.membership_config.membership();
+    // one change at a time
+    if membership.get_joint_config().len() != 1 {
+        return None;
+    }
+    let last = metrics.last_log_index.unwrap_or(0);
+    let mut learners = membership.learner_ids().filter(|id| membership.get_node(id).is_some_and(|node| node.wants_vote));
+    learners.find(|id| {
+        let matched = replication.get(id).copied().flatten();
+        matched.is_some_and(|matched| matched.index() + PROMOTION_LAG_ENTRIES >= last)
+    })
+}
+
+/// The peers that have answered the leader recently.
+fn living(metrics: &Metrics) -> BTreeSet<NodeId> {
+    metrics
+        .heartbeat
+        .iter()
+        .flatten()
+        .filter(|(_, answered)| answered.as_ref().is_some_and(|at| at.elapsed() < LIVING))
+        .map(|(id, _)| *id)
+        .collect()
+}
+
+/// Why removing `id` would leave a group that cannot commit, if so.
+fn loses_quorum(own_id: NodeId, voters: &BTreeSet<NodeId>, living: &BTreeSet<NodeId>, id: NodeId) -> Option<String> {
+    let remaining: Vec<NodeId> = voters.iter().copied().filter(|voter| *voter != id).collect();
+    if remaining.is_empty() {
+        return Some(format!("member {id} is the only voter"));
+    }
+    let answering = remaining.iter().filter(|voter| **voter == own_id || living.contains(voter)).count();
+    let needed = remaining.len() / 2 + 1;
+    (answering < needed).then(|| {
+        format!("without member {id} only {answering} of {} voters would answer, {needed} are needed", remaining.len())
+    })
+}
+
+fn membership_response(changed: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Response {
+    match changed {
+        Ok(()) => Response::Done,
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => {
+            Response::NotLeader { maybe_proposed: true }
+        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+        ))) => Response::Failed("another change of members is under way".into()),
+        Err(RaftError::APIError(error)) => Response::Refused(error.to_string()),
+        Err(RaftError::Fatal(_)) => Response::NotLeader { maybe_proposed: true },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(voters: &[NodeId], living: &[NodeId], id: NodeId, expected: Option<&str>) {
+        let set = |ids: &[NodeId]| ids.iter().copied().collect::<BTreeSet<_>>();
+        assert_eq!(loses_quorum(1, &set(voters), &set(living), id).as_deref(), expected);
+    }
+
+    #[test]
+    fn removal_keeps_a_quorum() {
+        check(&[1], &[], 1, Some("member 1 is the only voter"));
+        check(&[1, 2], &[2], 2, None);
+        check(&[1, 2, 3], &[2], 3, None);
+        check(&[1, 2, 3], &[2, 3], 3, None);
+        check(&[1, 2, 3], &[3], 3, Some("without member 3 only 1 of 2 voters would answer, 2 are needed"));
+        check(&[1, 2, 3, 4], &[2], 4, None);
+        check(&[1, 2, 3, 4, 5], &[2], 5, Some("without member 5 only 2 of 4 voters would answer, 3 are needed"));
+    }
+}

@@ -1,0 +1,334 @@
+//! openraft's network over [`Link`]s, and requests to the leader.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, entry::RaftEntry as _};
+use tokio::io::AsyncReadExt as _;
+
+use super::link::Link;
+use super::messages::{Append, Hello, Purpose, Request, Response};
+use crate::command::NodeId;
+use crate::raft_types::{MemberInfo, Snapshot, TypeConfig, Vote};
+use crate::records::{EntryRecord, VoteRecord};
+use crate::snapshot::SnapshotFiles;
+use crate::store::PeerTls;
+
+/// Append requests on the way to one follower.
+const PIPELINE_REQUESTS: usize = 16;
+/// How long a follower may take to store entries before the connection is given up.
+const APPEND_PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
+const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// Numbers the append pipelines of this process.
+static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
+
+/// This member as its peers see it, and the connections for requests to them.
+pub(crate) struct Peers {
+    pub(crate) node_id: NodeId,
+    pub(crate) cluster_id: String,
+    pub(crate) tls: Option<PeerTls>,
+    requests: parking_lot::Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// It never left.
+    NotSent(io::Error),
+    /// It may have arrived.
+    Lost,
+}
+
+impl Peers {
+    pub(crate) fn new(node_id: NodeId, cluster_id: String, tls: Option<PeerTls>) -> Self {
+        Self { node_id, cluster_id, tls, requests: parking_lot::Mutex::default() }
+    }
+
+    async fn connect(&self, target: NodeId, address: &str, purpose: Purpose, patience: Duration) -> io::Result<Arc<Link>> {
+        let hello = Hello { cluster_id: self.cluster_id.clone(), from: self.node_id, to: target, purpose };
+        Link::connect(address, &hello, self.tls.as_ref(), patience).await
+    }
+
+    /// Asks a peer something on the shared request connection.
+    ///
+    /// # Errors
+    /// [`CallError`] says whether the peer may have got it.
+    pub(crate) async fn call(&self, target: NodeId, address: &str, request: &Request) -> Result<Response, CallError> {
+        let known = {
+            let links = self.requests.lock();
+            links.get(&target).filter(|(known, link)| known == address && link.is_open()).map(|(_, link)| Arc::clone(link))
+        };
+        let link = match known {
+            Some(link) => link,
+            None => {
+                let link = self.connect(target, address, Purpose::Request, CONNECT_PATIENCE).await.map_err(CallError::NotSent)?;
+                // two that connect at once both succeed; the later connection is kept
+                self.requests.lock().insert(target, (address.to_owned(), Arc::clone(&link)));
+                link
+            }
+        };
+        link.start(request).await.map_err(|_closed| CallError::Lost)
+    }
+
+    /// Ends all request connections.
+    pub(crate) fn close(&self) {
+        self.requests.lock().drain().for_each(|(_, (_, link))| link.close());
+    }
+}
+
+/// Makes a [`PeerClient`] for each peer and purpose.
+pub(crate) struct ClientFactory {
+    pub(crate) peers: Arc<Peers>,
+}
+
+impl ClientFactory {
+    fn client(&self, target: NodeId, node: &MemberInfo, purpose: Purpose) -> PeerClient {
+        PeerClient { peers: Arc::clone(&self.peers), target, address: node.peer_address.clone(), purpose, link: None }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for ClientFactory {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: NodeId, node: &MemberInfo) -> PeerClient {
+        self.client(target, node, Purpose::Replication)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &MemberInfo) -> PeerClient {
+        self.client(target, node, Purpose::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &MemberInfo) -> PeerClient {
+        self.client(target, node, Purpose::Snapshot)
+    }
+}
+
+/// openraft's way to one peer.
+pub(crate) struct PeerClient {
+    peers: Arc<Peers>,
+    target: NodeId,
+    address: String,
+    purpose: Purpose,
+    link: Option<Arc<Link>>,
+}
+
+type RpcError = RPCError<TypeConfig>;
+
+impl PeerClient {
+    async fn link(&mut self, patience: Duration) -> Result<Arc<Link>, RpcError> {
+        if let Some(link) = self.link.as_ref().filter(|link| link.is_open()) {
+            return Ok(Arc::clone(link));
+        }
+        let patience = patience.clamp(Duration::from_millis(10), CONNECT_PATIENCE);
+        match self.peers.connect(self.target, &self.address, self.purpose, patience).await {
+            Ok(link) => {
+                self.link = Some(Arc::clone(&link));
+                Ok(link)
+            }
+            Err(error) => {
+                tracing::debug!(node = self.target, %error, "Could not connect to a peer");
+                Err(RpcError::Unreachable(Unreachable::new(&error)))
+            }
+        }
+    }
+
+    async fn ask(&mut self, request: &Request, action: RPCTypes, patience: Duration) -> Result<Response, RpcError> {
+        let link = self.link(patience).await?;
+        match tokio::time::timeout(patience, link.start(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(_closed)) => Err(RpcError::Network(NetworkError::from_string("the connection ended"))),
+            Err(_elapsed) => Err(RpcError::Timeout(self.timed_out(action, patience))),
+        }
+    }
+
+    fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
+        Timeout { action, id: self.peers.node_id, target: self.target, timeout }
+    }
+
+    async fn send_snapshot(&mut self, vote: Vote, snapshot: Snapshot) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let read_failed = |error: io::Error| StreamingError::Unreachable(Unreachable::new(&error));
+        let files = snapshot.snapshot.list().map_err(read_failed)?;
+        let begin = Request::SnapshotBegin {
+            vote: VoteRecord::from(&vote),
+            last: snapshot.meta.last_log_id.map(Into::into),
+            membership: (&snapshot.meta.last_membership).into(),
+            files: files.clone(),
+        };
+        self.expect_continue(&begin).await?;
+        for (name, _) in files {
+            let mut file = tokio::fs::File::open(snapshot.snapshot.path().join(name)).await.map_err(read_failed)?;
+            loop {
+                let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
+                let got = (&mut file).take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut chunk).await.map_err(read_failed)?;
+                if got == 0 {
+                    break;
+                }
+                self.expect_continue(&Request::SnapshotBytes(Bytes::from(chunk))).await?;
+            }
+        }
+        match self.ask(&Request::SnapshotEnd, RPCTypes::InstallSnapshot, SNAPSHOT_PATIENCE).await? {
+            Response::SnapshotInstalled(vote) => Ok(SnapshotResponse::new(vote.into())),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
+    async fn expect_continue(&mut self, request: &Request) -> Result<(), StreamingError<TypeConfig>> {
+        match self.ask(request, RPCTypes::InstallSnapshot, SNAPSHOT_PATIENCE).await? {
+            Response::SnapshotContinue => Ok(()),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
+    async fn ask_vote(&mut self, request: &Request, patience: Duration) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        match self.ask(request, RPCTypes::Vote, patience).await? {
+            Response::Voted { vote, last, granted } => Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), granted)),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(response: &Response) -> RpcError {
+    RpcError::Network(NetworkError::from_string(match response {
+        Response::Failed(reason) | Response::Refused(reason) => reason.clone(),
+        other => format!("unexpected answer {other:?}"),
+    }))
+}
+
+fn append(request: &AppendEntriesRequest<TypeConfig>) -> Append {
+    Append {
+        vote: VoteRecord::from(&request.vote),
+        previous: request.prev_log_id.map(Into::into),
+        entries: request.entries.iter().map(EntryRecord::from).collect(),
+        committed: request.leader_commit.map(Into::into),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerClient {
+    type SnapshotData = SnapshotFiles;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let last = rpc.entries.last().map(|entry| entry.log_id()).or(rpc.prev_log_id);
+        match self.ask(&Request::AppendOne(append(&rpc)), RPCTypes::AppendEntries, option.soft_ttl()).await? {
+            Response::Appended(matched) if matched == last.map(Into::into) => Ok(AppendEntriesResponse::Success),
+            Response::Appended(matched) => Ok(AppendEntriesResponse::PartialSuccess(matched.map(Into::into))),
+            Response::AppendConflict(_) => Ok(AppendEntriesResponse::Conflict),
+            Response::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    where
+        S: futures::Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let link = self.link(option.soft_ttl()).await?;
+            let session = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
+            let patience = option.soft_ttl().max(APPEND_PATIENCE);
+            let client = &*self;
+            let answers = input
+                .map(move |request| {
+                    let answer = link.start(&Request::AppendNext { session, append: append(&request) });
+                    let link = Arc::clone(&link);
+                    async move {
+                        match tokio::time::timeout(patience, answer).await {
+                            Ok(Ok(Response::Appended(matched))) => Ok(Ok(matched.map(Into::into))),
+                            Ok(Ok(Response::AppendConflict(at))) => Ok(Err(StreamAppendError::Conflict(at.into()))),
+                            Ok(Ok(Response::HigherVote(vote))) => Ok(Err(StreamAppendError::HigherVote(vote.into()))),
+                            Ok(Ok(other)) => Err(unexpected(&other)),
+                            Ok(Err(_closed)) => Err(RpcError::Network(NetworkError::from_string("the connection ended"))),
+                            Err(_elapsed) => {
+                                link.close();
+                                Err(RpcError::Timeout(client.timed_out(RPCTypes::AppendEntries, patience)))
+                            }
+                        }
+                    }
+                })
+                .buffered(PIPELINE_REQUESTS)
+                .scan(false, |ended, answer| {
+                    let answer = (!*ended).then_some(answer);
+                    *ended = !matches!(answer, Some(Ok(Ok(_))));
+                    std::future::ready(answer)
+                });
+            Ok(Box::pin(answers) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = Request::Vote {
+            vote: VoteRecord::from(&rpc.vote),
+            last: rpc.last_log_id.map(Into::into),
+            transfer: rpc.leadership_transfer,
+        };
+        self.ask_vote(&request, option.soft_ttl()).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = Request::PreVote { vote: VoteRecord::from(&rpc.vote), last: rpc.last_log_id.map(Into::into) };
+        self.ask_vote(&request, option.soft_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            result = self.send_snapshot(vote, snapshot) => {
+                if result.is_err() {
+                    self.link = None;
+                }
+                result
+            }
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let request = Request::Transfer {
+            from: VoteRecord::from(req.from_leader()),
+            to: *req.to_node_id(),
+            last: req.last_log_id().copied().map(Into::into),
+        };
+        match self.ask(&request, RPCTypes::TransferLeader, option.soft_ttl()).await? {
+            Response::Transferred => Ok(Ok(())),
+            Response::TransferVoteChanged { expected, actual } => {
+                Ok(Err(TransferLeaderError::VoteChanged { expected: expected.into(), actual: actual.into() }))
+            }
+            Response::TransferLogNotFlushed { expected, actual } => Ok(Err(TransferLeaderError::LogNotFlushed {
+                expected: expected.map(Into::into),
+                actual: actual.map(Into::into),
+            })),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

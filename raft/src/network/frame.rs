@@ -1,0 +1,108 @@
+//! Frames: a length, a request id, and a record of [`crate::records`]. Whatever length a peer claims, memory grows only with what it sends.
+
+use std::io;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::records;
+
+/// The longest frame; longer ones are refused.
+pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
+/// The longest frame of a peer that has not introduced itself.
+pub(crate) const HELLO_BYTES_MAX: usize = 4096;
+const HEADER_BYTES: usize = 12;
+
+/// The bytes of a frame.
+pub(crate) fn encode<T: Serialize>(id: u64, message: &T) -> Vec<u8> {
+    let body = records::encode(message);
+    let length = u32::try_from(body.len()).expect("messages are built far below 4 GiB");
+    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(&id.to_be_bytes());
+    frame.extend_from_slice(&body);
+    frame
+}
+
+/// The next frame's request id and message; `None` when the peer has closed the connection between frames.
+///
+/// # Errors
+/// `InvalidData` for frames that are too long or malformed, `UnexpectedEof` inside a frame.
+pub(crate) async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<(u64, T)>> {
+    let mut header = [0_u8; HEADER_BYTES];
+    match stream.read_exact(&mut header[..1]).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    stream.read_exact(&mut header[1..]).await?;
+    let (length, id) = header.split_at(4);
+    let length = u32::from_be_bytes(length.try_into().map_err(io::Error::other)?);
+    let id = u64::from_be_bytes(id.try_into().map_err(io::Error::other)?);
+    if usize::try_from(length).unwrap_or(usize::MAX) > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes, the limit is {bytes_max}")));
+    }
+    // grows as the bytes arrive
+    let mut body = Vec::new();
+    let got = stream.take(u64::from(length)).read_to_end(&mut body).await?;
+    if u32::try_from(got) != Ok(length) {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended inside a frame"));
+    }
+    Ok(Some((id, records::decode(&body)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_round_trip(id: u64, message: Vec<u8>, second: String) {
+            let bytes = [encode(id, &message), encode(id.wrapping_add(1), &second)].concat();
+            block_on(async {
+                let mut stream = bytes.as_slice();
+                assert_eq!(read(&mut stream, FRAME_BYTES_MAX).await.unwrap(), Some((id, message)));
+                assert_eq!(read(&mut stream, FRAME_BYTES_MAX).await.unwrap(), Some((id.wrapping_add(1), second)));
+                assert_eq!(read::<String>(&mut stream, FRAME_BYTES_MAX).await.unwrap(), None);
+            });
+        }
+
+        #[test]
+        fn garbage_is_refused_not_fatal(bytes: Vec<u8>) {
+            // whatever arrives: an answer or an error, never a panic
+            let _ = block_on(async { read::<super::super::messages::Request>(&mut bytes.as_slice(), FRAME_BYTES_MAX).await });
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_beyond_the_limit_is_refused_before_reading() {
+        let mut bytes = u32::MAX.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&[0; 8]);
+        let error = block_on(read::<String>(&mut bytes.as_slice(), FRAME_BYTES_MAX)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_truncated_frame_is_an_error() {
+        let bytes = encode(7, &"hello".to_owned());
+        for length in 1..bytes.len() {
+            let error = block_on(read::<String>(&mut &bytes[..length], FRAME_BYTES_MAX)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_refused() {
+        let mut bytes = encode(7, &"hello".to_owned());
+        bytes[HEADER_BYTES] = 9;
+        let error = block_on(read::<String>(&mut bytes.as_slice(), FRAME_BYTES_MAX)).unwrap_err();
+        assert!(error.to_string().contains("version 9"), "{error}");
+    }
+}

@@ -1,0 +1,154 @@
+//! One connection to a peer with many requests on the way at once.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::frame::{self, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use super::messages::{Hello, HelloReply, Request, Response};
+use crate::store::PeerTls;
+
+/// Any byte stream.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// An open connection. Closed when the last reference goes.
+pub(crate) struct Link {
+    next_id: AtomicU64,
+    frames: mpsc::UnboundedSender<Vec<u8>>,
+    pending: Arc<Pending>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// `None` once the connection has ended.
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Response>>>>,
+}
+
+impl Link {
+    /// Connects and introduces this member.
+    ///
+    /// # Errors
+    /// The peer is not reachable within `patience`, or refuses (it belongs to another cluster, say).
+    pub(crate) async fn connect(address: &str, hello: &Hello, tls: Option<&PeerTls>, patience: Duration) -> io::Result<Arc<Self>> {
+        let connecting = async {
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            let mut stream: Box<dyn Stream> = match tls {
+                None => Box::new(tcp),
+                Some(tls) => {
+                    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+                    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+                    Box::new(tokio_rustls::TlsConnector::from(Arc::clone(&tls.client)).connect(name, tcp).await?)
+                }
+            };
+            stream.write_all(&frame::encode(0, hello)).await?;
+            stream.flush().await?;
+            match frame::read::<HelloReply>(&mut stream, HELLO_BYTES_MAX).await? {
+                Some((_, HelloReply::Welcome)) => Ok(stream),
+                Some((_, HelloReply::Refused(reason))) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
+                None => Err(io::Error::from(io::ErrorKind::ConnectionReset)),
+            }
+        };
+        let stream = tokio::time::timeout(patience, connecting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(Self::over(stream))
+    }
+
+    fn over(stream: Box<dyn Stream>) -> Arc<Self> {
+        let (reader, writer) = tokio::io::split(stream);
+        let (frames, queued) = mpsc::unbounded_channel();
+        let pending = Arc::new(Pending { waiting: Mutex::new(Some(HashMap::new())) });
+        let stop = CancellationToken::new();
+        tokio::spawn(write_frames(writer, queued, stop.clone()));
+        tokio::spawn(read_responses(reader, Arc::clone(&pending), stop.clone()));
+        Arc::new(Self { next_id: AtomicU64::new(1), frames, pending, stop })
+    }
+
+    /// Sends a request; the receiver yields the answer, or an error when the connection ends first.
+    pub(crate) fn start(&self, request: &Request) -> oneshot::Receiver<Response> {
+        let (answer, receiver) = oneshot::channel();
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if let Some(waiting) = self.pending.waiting.lock().as_mut() {
+            waiting.insert(id, answer);
+        }
+        // if the writer has ended, so has the reader, and the receiver learns it
+        drop(self.frames.send(frame::encode(id, request)));
+        receiver
+    }
+
+    /// Whether requests still have a chance.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.stop.is_cancelled()
+    }
+
+    /// Ends the connection; all requests on the way fail.
+    pub(crate) fn close(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Writes queued frames, many at a time when they queue up.
+pub(crate) async fn write_frames(
+    mut writer: impl AsyncWrite + Unpin,
+    mut queued: mpsc::UnboundedReceiver<Vec<u8>>,
+    stop: CancellationToken,
+) {
+    let writing = async {
+        while let Some(first) = queued.recv().await {
+            let mut bytes = first;
+            while bytes.len() < 256 << 10
+                && let Ok(next) = queued.try_recv()
+            {
+                bytes.extend_from_slice(&next);
+            }
+            writer.write_all(&bytes).await?;
+            writer.flush().await?;
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        result = writing => if let Err(error) = result {
+            tracing::debug!(%error, "Lost a peer connection");
+        },
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+}
+
+async fn read_responses(reader: impl AsyncRead + Unpin, pending: Arc<Pending>, stop: CancellationToken) {
+    let mut reader = BufReader::with_capacity(32 << 10, reader);
+    let reading = async {
+        while let Some((id, response)) = frame::read::<Response>(&mut reader, FRAME_BYTES_MAX).await? {
+            let answer = pending.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
+            if let Some(answer) = answer {
+                // whoever asked may have given up
+                drop(answer.send(response));
+            }
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        result = reading => if let Err(error) = result {
+            tracing::debug!(%error, "Lost a peer connection");
+        },
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+    *pending.waiting.lock() = None;
+}

@@ -1,0 +1,353 @@
+//! The listening side of peer traffic: hands requests to raft and to the leader's part of the store.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest};
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::frame::{self, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use super::link::{Stream, write_frames};
+use super::messages::{Append, Hello, HelloReply, Request, Response};
+use crate::core::Core;
+use crate::raft_types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
+use crate::records::{LogIdRecord, StoredMembershipRecord, VoteRecord};
+use crate::snapshot::SnapshotFiles;
+
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// Requests of one connection that are worked on at once.
+const REQUESTS_IN_FLIGHT_MAX: usize = 8192;
+/// Append requests of one connection that wait for raft.
+const PIPELINE_REQUESTS: usize = 16;
+
+/// Accepts peers until `core.closing`.
+pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, snapshots_dir: PathBuf) {
+    let closing = core.closing.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closing.cancelled() => return,
+        };
+        match accepted {
+            Ok((tcp, _)) => {
+                let (core, snapshots_dir) = (Arc::clone(&core), snapshots_dir.clone());
+                tokio::spawn(async move {
+                    let closing = core.closing.clone();
+                    let result = tokio::select! {
+                        result = serve_connection(tcp, core, snapshots_dir) => result,
+                        () = closing.cancelled() => Ok(()),
+                    };
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "Lost a connection from a peer");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Could not accept a peer");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(tcp: TcpStream, core: Arc<Core>, snapshots_dir: PathBuf) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let greeting = async {
+        let mut stream: Box<dyn Stream> = match &core.peers.tls {
+            None => Box::new(tcp),
+            Some(tls) => Box::new(tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(tcp).await?),
+        };
+        let Some((_, hello)) = frame::read::<Hello>(&mut stream, HELLO_BYTES_MAX).await? else {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        };
+        let reply = greet(&core, &hello);
+        stream.write_all(&frame::encode(0, &reply)).await?;
+        stream.flush().await?;
+        match reply {
+            HelloReply::Welcome => Ok(stream),
+            HelloReply::Refused(reason) => {
+                tracing::warn!(node = hello.from, reason, "Refused a peer");
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+            }
+        }
+    };
+    let stream = tokio::time::timeout(HELLO_PATIENCE, greeting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (reader, writer) = tokio::io::split(stream);
+    let (responses, queued) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let _stop_on_return = stop.clone().drop_guard();
+    tokio::spawn(write_frames(writer, queued, stop.clone()));
+    let mut connection = Connection {
+        core,
+        responses,
+        snapshots_dir,
+        slots: Arc::new(tokio::sync::Semaphore::new(REQUESTS_IN_FLIGHT_MAX)),
+        pipeline: None,
+        incoming: None,
+    };
+    let mut reader = BufReader::with_capacity(32 << 10, reader);
+    loop {
+        let received = tokio::select! {
+            received = frame::read::<Request>(&mut reader, FRAME_BYTES_MAX) => received?,
+            () = stop.cancelled() => None,
+        };
+        let Some((id, request)) = received else { return Ok(()) };
+        connection.accept(id, request).await;
+    }
+}
+
+/// Whether a peer may talk to this member.
+fn greet(core: &Core, hello: &Hello) -> HelloReply {
+    if hello.cluster_id != core.peers.cluster_id {
+        HelloReply::Refused(format!("this is cluster {:?}, not {:?}", core.peers.cluster_id, hello.cluster_id))
+    } else if hello.to != core.peers.node_id {
+        HelloReply::Refused(format!("this is member {}, not {}", core.peers.node_id, hello.to))
+    } else {
+        HelloReply::Welcome
+    }
+}
+
+struct Connection {
+    core: Arc<Core>,
+    responses: mpsc::UnboundedSender<Vec<u8>>,
+    snapshots_dir: PathBuf,
+    slots: Arc<tokio::sync::Semaphore>,
+    pipeline: Option<Pipeline>,
+    incoming: Option<Incoming>,
+}
+
+/// A session of appends that raft works on in order.
+struct Pipeline {
+    session: u64,
+    requests: futures::channel::mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+    ids: mpsc::UnboundedSender<u64>,
+}
+
+/// A snapshot that is being received.
+struct Incoming {
+    vote: Vote,
+    last: Option<LogIdRecord>,
+    membership: StoredMembershipRecord,
+    files: SnapshotFiles,
+    /// What is still to come, the current file first.
+    expected: std::collections::VecDeque<(tokio::fs::File, u64)>,
+}
+
+impl Connection {
+    /// Works on a request; whatever must keep its order is done before this returns.
+    async fn accept(&mut self, id: u64, request: Request) {
+        match request {
+            Request::AppendNext { session, append } => self.append_next(id, session, append).await,
+            Request::SnapshotBegin { .. } | Request::SnapshotBytes(_) | Request::SnapshotEnd => {
+                let response = self.receive_snapshot(request).await.unwrap_or_else(|error| {
+                    self.incoming = None;
+                    Response::Failed(error.to_string())
+                });
+                self.respond(id, &response);
+            }
+            request => {
+                let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+                let (core, responses) = (Arc::clone(&self.core), self.responses.clone());
+                tokio::spawn(async move {
+                    let response = answer(&core, request).await;
+                    // the connection may have ended
+                    drop(responses.send(frame::encode(id, &response)));
+                    drop(slot);
+                });
+            }
+        }
+    }
+
+    fn respond(&self, id: u64, response: &Response) {
+        // the connection may have ended
+        drop(self.responses.send(frame::encode(id, response)));
+    }
+
+    async fn append_next(&mut self, id: u64, session: u64, append: Append) {
+        let request = match append_request(append) {
+            Ok(request) => request,
+            Err(error) => return self.respond(id, &Response::Failed(error.to_string())),
+        };
+        if self.pipeline.as_ref().is_none_or(|pipeline| pipeline.session != session) {
+            self.pipeline = Some(self.start_pipeline(session));
+        }
+        let Some(pipeline) = &mut self.pipeline else { return };
+        let accepted = pipeline.ids.send(id).is_ok() && futures::SinkExt::send(&mut pipeline.requests, request).await.is_ok();
+        if !accepted {
+            // ended by an earlier failure; if its task took the id, it answers, and a second answer is ignored
+            self.respond(id, &Response::Failed("the pipeline has failed".into()));
+        }
+    }
+
+    fn start_pipeline(&self, session: u64) -> Pipeline {
+        let (requests, stream) = futures::channel::mpsc::channel(PIPELINE_REQUESTS);
+        let (ids, mut waiting) = mpsc::unbounded_channel::<u64>();
+        let (core, responses) = (Arc::clone(&self.core), self.responses.clone());
+        tokio::spawn(async move {
+            let results = core.raft.stream_append(stream);
+            futures::pin_mut!(results);
+            while let Some(result) = results.next().await {
+                let Some(id) = waiting.recv().await else { return };
+                let response = match result {
+                    Ok(Ok(matched)) => Response::Appended(matched.map(Into::into)),
+                    Ok(Err(StreamAppendError::Conflict(at))) => Response::AppendConflict(at.into()),
+                    Ok(Err(StreamAppendError::HigherVote(vote))) => Response::HigherVote(VoteRecord::from(&vote)),
+                    Err(fatal) => Response::Failed(fatal.to_string()),
+                };
+                drop(responses.send(frame::encode(id, &response)));
+            }
+            waiting.close();
+            while let Some(id) = waiting.recv().await {
+                drop(responses.send(frame::encode(id, &Response::Failed("an earlier append of the pipeline failed".into()))));
+            }
+        });
+        Pipeline { session, requests, ids }
+    }
+
+    async fn receive_snapshot(&mut self, request: Request) -> io::Result<Response> {
+        match request {
+            Request::SnapshotBegin { vote, last, membership, files } => {
+                let received = SnapshotFiles::receive_into(&self.snapshots_dir)?;
+                let mut expected = std::collections::VecDeque::new();
+                for (name, size) in files {
+                    let plain = !name.is_empty()
+                        && !name.starts_with('.')
+                        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+                    if !plain {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a snapshot holds no file {name:?}")));
+                    }
+                    expected.push_back((tokio::fs::File::create_new(received.path().join(name)).await?, size));
+                }
+                let mut incoming = Incoming { vote: vote.into(), last, membership, files: received, expected };
+                incoming.finish_empty_files().await?;
+                self.incoming = Some(incoming);
+                Ok(Response::SnapshotContinue)
+            }
+            Request::SnapshotBytes(bytes) => {
+                let incoming = self.incoming.as_mut().ok_or_else(|| io::Error::other("no snapshot was begun"))?;
+                incoming.write(&bytes).await?;
+                Ok(Response::SnapshotContinue)
+            }
+            _ => {
+                let incoming = self.incoming.take().ok_or_else(|| io::Error::other("no snapshot was begun"))?;
+                if !incoming.expected.is_empty() {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the snapshot is incomplete"));
+                }
+                let meta = SnapshotMeta {
+                    last_log_id: incoming.last.map(Into::into),
+                    last_membership: incoming.membership.into_stored()?,
+                };
+                let snapshot = Snapshot { meta, snapshot: incoming.files };
+                let installed = self.core.raft.install_full_snapshot(incoming.vote, snapshot).await;
+                installed
+                    .map(|response| Response::SnapshotInstalled(VoteRecord::from(&response.vote)))
+                    .map_err(|fatal| io::Error::other(fatal.to_string()))
+            }
+        }
+    }
+}
+
+impl Incoming {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let length = bytes.len() as u64;
+        let (file, left) = self.expected.front_mut().ok_or_else(|| io::Error::other("more bytes than files"))?;
+        if length > *left {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes than the file has"));
+        }
+        file.write_all(bytes).await?;
+        *left -= length;
+        self.finish_empty_files().await
+    }
+
+    /// Closes the files at the front that have all their bytes.
+    async fn finish_empty_files(&mut self) -> io::Result<()> {
+        while self.expected.front().is_some_and(|(_, left)| *left == 0) {
+            if let Some((mut file, _)) = self.expected.pop_front() {
+                file.flush().await?;
+                file.sync_all().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn append_request(append: Append) -> io::Result<AppendEntriesRequest<TypeConfig>> {
+    Ok(AppendEntriesRequest {
+        vote: append.vote.into(),
+        prev_log_id: append.previous.map(Into::into),
+        entries: append.entries.into_iter().map(crate::records::EntryRecord::into_entry).collect::<io::Result<Vec<_>>>()?,
+        leader_commit: append.committed.map(Into::into),
+    })
+}
+
+/// The answer to a request that needs no order.
+async fn answer(core: &Arc<Core>, request: Request) -> Response {
+    match try_answer(core, request).await {
+        Ok(response) | Err(response) => response,
+    }
+}
+
+async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Response> {
+    let failed = |error: &dyn std::fmt::Display| Response::Failed(error.to_string());
+    match request {
+        Request::AppendOne(append) => {
+            let request = append_request(append).map_err(|error| failed(&error))?;
+            let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+            let previous = request.prev_log_id;
+            match core.raft.append_entries(request).await.map_err(|error| failed(&error))? {
+                AppendEntriesResponse::Success => Ok(Response::Appended(last.map(Into::into))),
+                AppendEntriesResponse::PartialSuccess(matched) => Ok(Response::Appended(matched.map(Into::into))),
+                AppendEntriesResponse::Conflict => Ok(Response::AppendConflict(previous.map(Into::into).unwrap_or_default())),
+                AppendEntriesResponse::HigherVote(vote) => Ok(Response::HigherVote(VoteRecord::from(&vote))),
+            }
+        }
+        Request::Vote { vote, last, transfer } => {
+            let mut request = VoteRequest::new(vote.into(), last.map(Into::into));
+            request.leadership_transfer = transfer;
+            let response = core.raft.vote(request).await.map_err(|error| failed(&error))?;
+            Ok(voted(&response))
+        }
+        Request::PreVote { vote, last } => {
+            let request = VoteRequest::new(vote.into(), last.map(Into::into));
+            let response = core.raft.pre_vote(request).await.map_err(|error| failed(&error))?;
+            Ok(voted(&response))
+        }
+        Request::Transfer { from, to, last } => {
+            let request = TransferLeaderRequest::new(from.into(), to, last.map(Into::into));
+            match core.raft.handle_transfer_leader(request).await.map_err(|error| failed(&error))? {
+                Ok(()) => Ok(Response::Transferred),
+                Err(TransferLeaderError::VoteChanged { expected, actual }) => Ok(Response::TransferVoteChanged {
+                    expected: VoteRecord::from(&expected),
+                    actual: VoteRecord::from(&actual),
+                }),
+                Err(TransferLeaderError::LogNotFlushed { expected, actual }) => Ok(Response::TransferLogNotFlushed {
+                    expected: expected.map(Into::into),
+                    actual: actual.map(Into::into),
+                }),
+            }
+        }
+        Request::Propose { command, after_index, fresh } => Ok(core.propose_as_leader(command, after_index, fresh).await),
+        Request::ReadIndex => Ok(core.read_index_as_leader().await),
+        Request::AddMember(member) => Ok(core.add_member_as_leader(member).await),
+        Request::RemoveMember(id) => Ok(core.remove_member_as_leader(id).await),
+        Request::TransferLeadership(to) => Ok(core.transfer_as_leader(to).await),
+        // handled in order by the connection
+        Request::AppendNext { .. } | Request::SnapshotBegin { .. } | Request::SnapshotBytes(_) | Request::SnapshotEnd => {
+            Err(Response::Failed("out of order".into()))
+        }
+    }
+}
+
+fn voted(response: &openraft::raft::VoteResponse<TypeConfig>) -> Response {
+    Response::Voted {
+        vote: VoteRecord::from(&response.vote),
+        last: response.last_log_id.map(Into::into),
+        granted: response.vote_granted,
+    }
+}

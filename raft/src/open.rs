@@ -1,0 +1,126 @@
+//! Opening a member: databases, listener, raft, and the tasks around it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use openraft::SnapshotPolicy;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+use crate::drop_signal::DropSignal;
+use crate::log_store::{LogStore, damage};
+use crate::maintenance;
+use crate::network::client::{ClientFactory, Peers};
+use crate::network::server;
+use crate::raft_types::Raft;
+use crate::state_db::StateDb;
+use crate::state_machine::StateMachine;
+use crate::store::{Leadership, OpenError, StoreConfig};
+
+
+/// How many entries one append request holds at most.
+const APPEND_ENTRIES_MAX: u64 = 1024;
+
+/// What an opened member consists of.
+pub(crate) struct Opened {
+    pub(crate) core: Arc<Core>,
+    pub(crate) peer_address: SocketAddr,
+    /// Ready when the databases are closed.
+    pub(crate) databases_closed: Vec<oneshot::Receiver<()>>,
+}
+
+/// Opens a member on the current runtime.
+///
+/// # Errors
+/// See [`crate::Store::open`].
+pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
+    let data_dir = config.data_dir.clone();
+    let failed = |reason: String| OpenError { path: data_dir.clone(), reason };
+    let (core_applied, follow_core_applied) = watch::channel(None);
+    let (log_open, log_closed) = DropSignal::new();
+    let (state_open, state_closed) = DropSignal::new();
+    let opening = {
+        let data_dir = data_dir.clone();
+        move || -> Result<(LogStore, StateMachine), OpenError> {
+            let snapshots_dir = data_dir.join("snapshots");
+            let at = |error: std::io::Error| OpenError { path: data_dir.clone(), reason: error.to_string() };
+            fs::create_dir_all(&data_dir).map_err(at)?;
+            // the lock of the log comes first: nothing of a running member is touched
+            let log = LogStore::open(&data_dir.join("log"), Some(log_open))?;
+            if snapshots_dir.exists() {
+                fs::remove_dir_all(&snapshots_dir).map_err(at)?;
+            }
+            let state_dir = data_dir.join("state");
+            let state = StateDb::open_current(&state_dir, Some(state_open))?;
+            let state_machine = StateMachine::new(state, snapshots_dir, follow_core_applied)
+                .map_err(|error| OpenError { path: state_dir, reason: damage(&error.to_string()) })?;
+            Ok((log, state_machine))
+        }
+    };
+    let (log, state_machine) = tokio::task::spawn_blocking(opening).await.map_err(|error| failed(error.to_string()))??;
+    let listener = TcpListener::bind(config.peer_listen)
+        .await
+        .map_err(|error| failed(format!("cannot listen on {} for peers: {error}", config.peer_listen)))?;
+    let peer_address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
+    if config.peer_advertise.is_empty() {
+        config.peer_advertise = peer_address.to_string();
+    }
+    let peers = Arc::new(Peers::new(config.node_id, config.cluster_id.clone(), config.tls.clone()));
+    let raft_config = raft_config(&config).map_err(|error| failed(format!("impossible timers: {error}")))?;
+    let (appended_bytes, syncs, shared) = (log.appended_bytes(), log.syncs(), state_machine.shared());
+    let factory = ClientFactory { peers: Arc::clone(&peers) };
+    let raft = Raft::new(config.node_id, Arc::new(raft_config), factory, log, state_machine)
+        .await
+        .map_err(|error| failed(damage(&error.to_string())))?;
+    let (leadership, follow_leadership) = watch::channel(Leadership::default());
+    let core = Arc::new(Core {
+        config,
+        raft: raft.clone(),
+        shared,
+        peers,
+        leadership: follow_leadership,
+        closing: CancellationToken::new(),
+        appended_bytes,
+        syncs,
+        read_only: parking_lot::Mutex::default(),
+    });
+    let on_failure = {
+        let core = Arc::downgrade(&core);
+        move |reason: String| {
+            if let Some(core) = core.upgrade().filter(|core| !core.closing.is_cancelled()) {
+                tracing::error!(error = reason, "Raft has stopped on this member");
+                *core.read_only.lock() = Some(reason);
+            }
+        }
+    };
+    tokio::spawn(maintenance::follow_raft(raft, leadership, core_applied, on_failure));
+    tokio::spawn(server::serve(listener, Arc::clone(&core), data_dir.join("snapshots")));
+    tokio::spawn(Arc::clone(&core).promote_learners());
+    tokio::spawn(maintenance::bound_log(Arc::clone(&core)));
+    tokio::spawn(maintenance::bound_history(Arc::clone(&core)));
+    Ok(Opened { core, peer_address, databases_closed: vec![log_closed, state_closed] })
+}
+
+fn raft_config(config: &StoreConfig) -> Result<openraft::Config, openraft::ConfigError> {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: config.cluster_id.clone(),
+        heartbeat_interval: millis(config.heartbeat),
+        election_timeout_min: millis(config.election_min),
+        election_timeout_max: millis(config.election_max),
+        install_snapshot_timeout: 60_000,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_after_entries),
+        // entries that a member may miss and still catch up without a snapshot
+        max_in_snapshot_log_to_keep: config.snapshot_after_entries / 2,
+        replication_lag_threshold: config.snapshot_after_entries,
+        purge_batch_size: 256.min(config.snapshot_after_entries.max(1)),
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        ..openraft::Config::default()
+    }
+    .validate()
+}

@@ -1,0 +1,420 @@
+//! `state/`: the applied state in a RocksDB without a WAL. What a crash takes from it comes back by replaying the log, which is purged
+//! only up to what a checkpoint of this database has flushed.
+//!
+//! The database lives in a numbered directory, and the file `current` names it, so that an installed snapshot replaces it in one step.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+
+use crate::apply::{HistoryHead, State, Write};
+use crate::columns::StateColumn;
+use crate::command::{Key, Revision};
+use crate::drop_signal::DropSignal;
+use crate::keys;
+use crate::log_store::{damage, open_failure};
+use crate::records::{self, HistoryRow, ObjectRow, OutcomeRow, StateMeta};
+use crate::store::OpenError;
+use crate::view::Record;
+use crate::watch::{Event, EventKind};
+
+/// Names the directory in use.
+const CURRENT: &str = "current";
+
+/// One generation of the applied state.
+pub(crate) struct StateDb {
+    db: DB,
+    path: PathBuf,
+    /// A newer generation has replaced this one.
+    obsolete: AtomicBool,
+    /// Told when the last generation is closed.
+    closed: parking_lot::Mutex<Option<DropSignal>>,
+}
+
+/// Events read from the history, and how far the reading got.
+pub(crate) struct HistorySlice {
+    /// In order; whole transactions.
+    pub(crate) events: Vec<Arc<Event>>,
+    /// All changes up to and including this revision were looked at.
+    pub(crate) upto: Revision,
+}
+
+impl StateDb {
+    /// Opens the generation that `state_dir/current` names, or creates the first.
+    ///
+    /// # Errors
+    /// The directory is locked, not writable or damaged; the reason says what to do.
+    pub(crate) fn open_current(state_dir: &Path, closed: Option<DropSignal>) -> Result<Self, OpenError> {
+        let failed = |error: io::Error| OpenError { path: state_dir.to_owned(), reason: error.to_string() };
+        fs::create_dir_all(state_dir).map_err(failed)?;
+        let name = match fs::read_to_string(state_dir.join(CURRENT)) {
+            Ok(name) => name.trim().to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                set_current(state_dir, "000001").map_err(failed)?;
+                "000001".to_owned()
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        if name.parse::<u64>().is_err() {
+            return Err(failed(io::Error::other(damage(&format!("{CURRENT} names {name:?}")))));
+        }
+        let db = Self::open(&state_dir.join(&name), closed)?;
+        // generations and half-received snapshots that nothing refers to
+        for entry in fs::read_dir(state_dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name() != name.as_str() && entry.file_name() != CURRENT {
+                let path = entry.path();
+                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(failed)?;
+            }
+        }
+        Ok(db)
+    }
+
+    fn open(path: &Path, closed: Option<DropSignal>) -> Result<Self, OpenError> {
+        let families = StateColumn::ALL.map(|column| rocksdb::ColumnFamilyDescriptor::new(column.name(), family_options()));
+        let db = DB::open_cf_descriptors(&database_options(), path, families)
+            .map_err(|error| OpenError { path: path.to_owned(), reason: open_failure(&error) })?;
+        Ok(Self { db, path: path.to_owned(), obsolete: AtomicBool::new(false), closed: parking_lot::Mutex::new(closed) })
+    }
+
+    /// Moves the database in `incoming` into place as the next generation of this one, and opens it.
+    ///
+    /// # Errors
+    /// Of the file system and of RocksDB, with the path.
+    pub(crate) fn replace_by(&self, incoming: &Path) -> io::Result<Self> {
+        let state_dir = self.path.parent().ok_or_else(|| io::Error::other("the state directory has no parent"))?;
+        let number = self.path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok()).unwrap_or(0);
+        let name = format!("{:06}", number + 1);
+        let path = state_dir.join(&name);
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        fs::rename(incoming, &path)?;
+        fs::File::open(&path)?.sync_all()?;
+        let next = Self::open(&path, self.closed.lock().take()).map_err(|error| io::Error::other(error.to_string()))?;
+        set_current(state_dir, &name)?;
+        self.obsolete.store(true, Ordering::Release);
+        Ok(next)
+    }
+
+    /// Everything that is kept in memory, and the position of it.
+    ///
+    /// # Errors
+    /// `InvalidData` for damaged rows.
+    pub(crate) fn load(&self) -> io::Result<(State, StateMeta)> {
+        let meta = self.meta()?;
+        let mut state = State { compacted: meta.compacted, ..State::default() };
+        for row in self.db.iterator_cf(self.column(StateColumn::Objects), IteratorMode::Start) {
+            let (key, value) = row.map_err(|error| self.error(error))?;
+            let row: ObjectRow = records::decode(&value)?;
+            state.view.insert(Arc::new(record(Key::from(key.into_vec()), row)));
+        }
+        state.view.set_revision(meta.revision);
+        for row in self.db.iterator_cf(self.column(StateColumn::Outcomes), IteratorMode::Start) {
+            let (key, value) = row.map_err(|error| self.error(error))?;
+            let index = keys::parse_index(&key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "damaged key of an outcome"))?;
+            let row: OutcomeRow = records::decode(&value)?;
+            state.outcomes.remember(index, row.id, row.outcome);
+        }
+        state.outcomes.set_forgotten_index(meta.forgotten_index);
+        Ok((state, meta))
+    }
+
+    fn meta(&self) -> io::Result<StateMeta> {
+        let bytes = self.db.get_cf(self.column(StateColumn::Meta), keys::STATE_META).map_err(|error| self.error(error))?;
+        bytes.map_or_else(|| Ok(StateMeta::default()), |bytes| records::decode(&bytes))
+    }
+
+    /// The position of a checkpoint.
+    ///
+    /// # Errors
+    /// It does not open, or is damaged.
+    pub(crate) fn meta_of_checkpoint(path: &Path) -> io::Result<StateMeta> {
+        let families = StateColumn::ALL.map(|column| rocksdb::ColumnFamilyDescriptor::new(column.name(), family_options()));
+        let mut options = database_options();
+        options.create_if_missing(false);
+        let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
+            .map_err(|error| io::Error::other(format!("{}: {}", path.display(), error.into_string())))?;
+        let meta = Self { db, path: path.to_owned(), obsolete: AtomicBool::new(false), closed: parking_lot::Mutex::default() }.meta();
+        // the read-only handle leaves an information log behind
+        for entry in fs::read_dir(path)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("LOG") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        meta
+    }
+
+    /// Adds rows to a batch.
+    pub(crate) fn stage(&self, batch: &mut WriteBatch, write: Write) {
+        match write {
+            Write::PutObject { key, row } => batch.put_cf(self.column(StateColumn::Objects), key, records::encode(&row)),
+            Write::DeleteObject { key } => batch.delete_cf(self.column(StateColumn::Objects), key),
+            Write::PutHistory(change) => {
+                let key = keys::history(change.revision, &change.key);
+                batch.put_cf(self.column(StateColumn::History), key, records::encode(&change.row));
+            }
+            Write::PutOutcome { index, id, outcome } => {
+                batch.put_cf(self.column(StateColumn::Outcomes), keys::index(index), records::encode(&OutcomeRow { id, outcome }));
+            }
+            Write::DeleteOutcome { index } => batch.delete_cf(self.column(StateColumn::Outcomes), keys::index(index)),
+        }
+    }
+
+    /// Adds the removal of history rows to a batch.
+    pub(crate) fn stage_removed(&self, batch: &mut WriteBatch, rows: Vec<(Revision, Key)>) {
+        for (revision, key) in rows {
+            batch.delete_cf(self.column(StateColumn::History), keys::history(revision, &key));
+        }
+    }
+
+    /// Writes a batch together with its position: readable at once, durable with the next flush.
+    ///
+    /// # Errors
+    /// Of RocksDB.
+    pub(crate) fn write(&self, mut batch: WriteBatch, meta: &StateMeta) -> io::Result<()> {
+        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_META, records::encode(meta));
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(|error| self.error(error))
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// Of RocksDB.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let families = StateColumn::ALL.map(|column| self.column(column));
+        let mut options = rocksdb::FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_cfs_opt(&families.each_ref(), &options).map_err(|error| self.error(error))
+    }
+
+    /// Makes a copy of the flushed state in `path` (hard links, so it costs little).
+    ///
+    /// # Errors
+    /// Of RocksDB.
+    pub(crate) fn checkpoint(&self, path: &Path) -> io::Result<()> {
+        let checkpoint = rocksdb::checkpoint::Checkpoint::new(&self.db).map_err(|error| self.error(error))?;
+        checkpoint.create_checkpoint(path).map_err(|error| self.error(error))
+    }
+
+    /// About how many bytes the history takes.
+    pub(crate) fn history_bytes(&self) -> u64 {
+        let property = |name: &str| self.db.property_int_value_cf(self.column(StateColumn::History), name).ok().flatten().unwrap_or(0);
+        property("rocksdb.estimate-live-data-size") + property("rocksdb.cur-size-active-mem-table")
+    }
+
+    /// The heads of history rows with revisions in `(after, upto]`.
+    ///
+    /// # Errors
+    /// `InvalidData` for damaged rows.
+    pub(crate) fn history_heads(&self, after: Revision, upto: Revision) -> io::Result<Vec<HistoryHead>> {
+        let mut heads = Vec::new();
+        self.scan_history(after, |revision, key, row| {
+            if revision > upto {
+                return Ok(false);
+            }
+            heads.push(HistoryHead { revision, key, is_delete: row.version.is_none(), previous: row.previous });
+            Ok(true)
+        })?;
+        Ok(heads)
+    }
+
+    /// The last revision in `(after, ..]` of a change made before `before_unix_ms`, looking at no more than `rows_max` rows, and whether
+    /// there may be more.
+    ///
+    /// # Errors
+    /// `InvalidData` for damaged rows.
+    pub(crate) fn last_older_than(&self, after: Revision, before_unix_ms: i64, rows_max: usize) -> io::Result<(Revision, bool)> {
+        let (mut last, mut rows, mut more) = (after, 0, false);
+        self.scan_history(after, |revision, _, row| {
+            if row.time_unix_ms >= before_unix_ms {
+                return Ok(false);
+            }
+            if rows >= rows_max && revision != last {
+                more = true;
+                return Ok(false);
+            }
+            rows += 1;
+            last = revision;
+            Ok(true)
+        })?;
+        Ok((last, more))
+    }
+
+    /// The changes below `prefix` after `after`: whole transactions, about `events_max` of them at most.
+    ///
+    /// # Errors
+    /// `InvalidData` for damaged rows.
+    pub(crate) fn events_after(&self, prefix: &[u8], after: Revision, upto: Revision, events_max: usize) -> io::Result<HistorySlice> {
+        let mut slice = HistorySlice { events: Vec::new(), upto };
+        self.scan_history(after, |revision, key, row| {
+            if revision > upto {
+                return Ok(false);
+            }
+            if slice.events.last().is_some_and(|last| slice.events.len() >= events_max && last.revision != revision) {
+                slice.upto = revision - 1;
+                return Ok(false);
+            }
+            if key.starts_with(prefix) {
+                let previous = match row.previous {
+                    Some(previous) => self.version(&key, previous)?,
+                    None => None,
+                };
+                slice.events.extend(event(revision, key, row, previous));
+            }
+            Ok(true)
+        })?;
+        Ok(slice)
+    }
+
+    /// The versions that keys below `prefix` had at `revision`, for those that changed after it: `None` for keys that did not exist.
+    ///
+    /// # Errors
+    /// `InvalidData` for damaged rows.
+    pub(crate) fn versions_at(
+        &self,
+        prefix: &[u8],
+        revision: Revision,
+        upto: Revision,
+    ) -> io::Result<std::collections::BTreeMap<Key, Option<Arc<Record>>>> {
+        let mut versions = std::collections::BTreeMap::new();
+        self.scan_history(revision, |changed, key, row| {
+            if changed > upto {
+                return Ok(false);
+            }
+            if key.starts_with(prefix) && !versions.contains_key(&key) {
+                let before = match row.previous {
+                    Some(previous) => self.version(&key, previous)?,
+                    None => None,
+                };
+                versions.insert(key, before);
+            }
+            Ok(true)
+        })?;
+        Ok(versions)
+    }
+
+    fn version(&self, key: &Key, revision: Revision) -> io::Result<Option<Arc<Record>>> {
+        let row = self.db.get_cf(self.column(StateColumn::History), keys::history(revision, key)).map_err(|error| self.error(error))?;
+        let Some(bytes) = row else { return Ok(None) };
+        let row: HistoryRow = records::decode(&bytes)?;
+        Ok(row.version.map(|version| {
+            Arc::new(Record {
+                key: key.clone(),
+                value: version.value,
+                split: version.split,
+                terms: version.terms,
+                revision,
+                create_revision: version.create_revision,
+                parsed: OnceLock::new(),
+            })
+        }))
+    }
+
+    /// Calls `visit` for the history rows after `after`, in order, until it answers `false`.
+    fn scan_history(&self, after: Revision, mut visit: impl FnMut(Revision, Key, HistoryRow) -> io::Result<bool>) -> io::Result<()> {
+        let Some(first) = after.checked_add(1) else { return Ok(()) };
+        let from = keys::index(first);
+        for row in self.db.iterator_cf(self.column(StateColumn::History), IteratorMode::From(&from, Direction::Forward)) {
+            let (key, value) = row.map_err(|error| self.error(error))?;
+            let (revision, key) =
+                keys::parse_history(&key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "damaged key of the history"))?;
+            if !visit(revision, key, records::decode(&value)?)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn column(&self, column: StateColumn) -> &ColumnFamily {
+        self.db.cf_handle(column.name()).expect("every family was opened")
+    }
+
+    fn error(&self, error: rocksdb::Error) -> io::Error {
+        io::Error::other(format!("{}: {}", self.path.display(), error.into_string()))
+    }
+}
+
+impl Drop for StateDb {
+    fn drop(&mut self) {
+        // the files may go before RocksDB closes them: it writes nothing on closing a database without a WAL but its information log
+        if self.obsolete.load(Ordering::Acquire) {
+            self.db.cancel_all_background_work(true);
+            if let Err(error) = fs::remove_dir_all(&self.path) {
+                tracing::warn!(path = %self.path.display(), %error, "Could not remove a replaced state");
+            }
+        }
+    }
+}
+
+fn database_options() -> rocksdb::Options {
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_db_write_buffer_size(16 << 20);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_stats_dump_period_sec(0);
+    options.set_max_open_files(256);
+    options
+}
+
+fn family_options() -> rocksdb::Options {
+    let mut options = rocksdb::Options::default();
+    options.set_write_buffer_size(16 << 20);
+    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    options
+}
+
+/// Names the generation in use, durably and in one step.
+fn set_current(state_dir: &Path, name: &str) -> io::Result<()> {
+    let temporary = state_dir.join("current.new");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(name.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, state_dir.join(CURRENT))?;
+    fs::File::open(state_dir)?.sync_all()
+}
+
+fn record(key: Key, row: ObjectRow) -> Record {
+    Record {
+        key,
+        value: row.value,
+        split: row.split,
+        terms: row.terms,
+        revision: row.revision,
+        create_revision: row.create_revision,
+        parsed: OnceLock::new(),
+    }
+}
+
+/// The event of a history row; `None` if the row lacks what it refers to.
+fn event(revision: Revision, key: Key, row: HistoryRow, previous: Option<Arc<Record>>) -> Option<Arc<Event>> {
+    let (kind, record) = match row.version {
+        Some(version) => {
+            let record = Record {
+                key,
+                value: version.value,
+                split: version.split,
+                terms: version.terms,
+                revision,
+                create_revision: version.create_revision,
+                parsed: OnceLock::new(),
+            };
+            (EventKind::Put, Arc::new(record))
+        }
+        None => (EventKind::Delete, previous.clone()?),
+    };
+    Some(Arc::new(Event { kind, revision, record, previous, encoded: parking_lot::Mutex::default() }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! The adapter between openraft and the pure [`crate::apply`]: it decodes committed entries, performs what was decided on `state/`, and
+//! then shows it to readers: first the view, then the watchers, then whoever proposed it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::{Stream, StreamExt as _};
+use openraft::OptionalSend;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use parking_lot::RwLock;
+use rocksdb::WriteBatch;
+use tokio::sync::watch;
+
+use crate::apply::{self, Decision, Position, State, Write};
+use crate::command::{Command, Outcome, Revision};
+use crate::raft_types::{Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::records::{self, StateMeta, StoredMembershipRecord};
+use crate::snapshot::{SnapshotBuilder, SnapshotFiles};
+use crate::state_db::StateDb;
+use crate::view::View;
+use crate::watch::{Event, Hub};
+
+/// Entries and bytes of changes that are written, shown and answered together.
+const BATCH_ENTRIES_MAX: usize = 512;
+const BATCH_BYTES_MAX: usize = 2 << 20;
+
+/// How far apply has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Index of the last applied entry; 0 also when there is none.
+    pub(crate) index: u64,
+    /// Revision of the view.
+    pub(crate) revision: Revision,
+}
+
+/// What the state machine shows to the rest of the store.
+pub(crate) struct Shared {
+    db: RwLock<Option<Arc<StateDb>>>,
+    view: RwLock<View>,
+    hub: Hub,
+    compacted: AtomicU64,
+    forgotten_index: AtomicU64,
+    applied: watch::Sender<Applied>,
+}
+
+impl Shared {
+    /// The current generation of `state/`.
+    ///
+    /// # Errors
+    /// The store is closed.
+    pub(crate) fn db(&self) -> io::Result<Arc<StateDb>> {
+        self.db.read().clone().ok_or_else(|| io::Error::other("the store is closed"))
+    }
+
+    /// The current snapshot.
+    pub(crate) fn view(&self) -> View {
+        self.view.read().clone()
+    }
+
+    /// Where watchers attach.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// History holds the changes after this revision.
+    pub(crate) fn compacted(&self) -> Revision {
+        self.compacted.load(Ordering::Acquire)
+    }
+
+    /// Transactions in entries at or below this index are no longer remembered.
+    pub(crate) fn forgotten_index(&self) -> u64 {
+        self.forgotten_index.load(Ordering::Acquire)
+    }
+
+    /// Follows how far apply has come.
+    pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// Ends watches and lets the database close.
+    pub(crate) fn close(&self) {
+        self.hub.close();
+        *self.db.write() = None;
+    }
+}
+
+/// openraft's state machine.
+pub(crate) struct StateMachine {
+    shared: Arc<Shared>,
+    state: State,
+    meta: StateMeta,
+    /// Holds built, received and incoming snapshots.
+    snapshots_dir: PathBuf,
+    snapshot: Arc<parking_lot::Mutex<Option<Snapshot>>>,
+    /// What openraft's core knows to be applied, once it runs: a snapshot must not run ahead of that.
+    core_applied: watch::Receiver<Option<u64>>,
+}
+
+/// What is collected until the next write.
+#[derive(Default)]
+struct Batch {
+    rows: WriteBatch,
+    events: Vec<Arc<Event>>,
+    answers: Vec<(ApplyResponder<TypeConfig>, Outcome)>,
+    entries: usize,
+}
+
+impl StateMachine {
+    /// The state machine over an opened `state/`.
+    ///
+    /// # Errors
+    /// Damaged rows.
+    pub(crate) fn new(db: StateDb, snapshots_dir: PathBuf, core_applied: watch::Receiver<Option<u64>>) -> io::Result<Self> {
+        let (state, meta) = db.load()?;
+        let applied = Applied { index: meta.applied.map_or(0, |id| id.index), revision: meta.revision };
+        let shared = Shared {
+            db: RwLock::new(Some(Arc::new(db))),
+            view: RwLock::new(state.view.clone()),
+            hub: Hub::new(meta.revision),
+            compacted: AtomicU64::new(meta.compacted),
+            forgotten_index: AtomicU64::new(meta.forgotten_index),
+            applied: watch::Sender::new(applied),
+        };
+        Ok(Self { shared: Arc::new(shared), state, meta, snapshots_dir, snapshot: Arc::default(), core_applied })
+    }
+
+    /// What it shows.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    fn apply_entry(&mut self, db: &StateDb, batch: &mut Batch, entry: Entry) -> io::Result<Outcome> {
+        let at = Position { term: **entry.log_id.committed_leader_id(), index: entry.log_id.index() };
+        let outcome = match entry.payload {
+            EntryPayload::Blank => Outcome::Nothing,
+            EntryPayload::Membership(membership) => {
+                self.meta.membership =
+                    StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: (&membership).into() };
+                Outcome::Nothing
+            }
+            EntryPayload::Normal(payload) => match records::decode::<Command>(&payload.0)? {
+                Command::Txn { txn, after_index, time_unix_ms } => {
+                    let decision = apply::decide(&self.state, at, &txn, after_index);
+                    for write in self.state.writes(&decision, at, &txn.cause, time_unix_ms) {
+                        db.stage(&mut batch.rows, write);
+                    }
+                    self.absorb(db, batch, &decision, at);
+                    decision.outcome
+                }
+                Command::Compact { upto } => {
+                    // the rows to look at must be readable
+                    self.meta.applied = Some(entry.log_id.into());
+                    self.commit(db, std::mem::take(batch))?;
+                    self.compact(db, batch, upto)?;
+                    Outcome::Nothing
+                }
+            },
+        };
+        self.meta.applied = Some(entry.log_id.into());
+        batch.entries += 1;
+        Ok(outcome)
+    }
+
+    fn absorb(&mut self, db: &StateDb, batch: &mut Batch, decision: &Decision, at: Position) {
+        batch.events.extend(decision.events());
+        if let Some(index) = self.state.absorb(decision, at) {
+            db.stage(&mut batch.rows, Write::DeleteOutcome { index });
+        }
+        self.meta.revision = self.state.view.revision();
+        self.meta.forgotten_index = self.state.outcomes.forgotten_index();
+    }
+
+    fn compact(&mut self, db: &StateDb, batch: &mut Batch, upto: Revision) -> io::Result<()> {
+        let upto = upto.min(self.meta.revision);
+        if upto <= self.meta.compacted {
+            return Ok(());
+        }
+        let rows = db.history_heads(self.meta.compacted, upto)?;
+        self.meta.compacted = upto;
+        self.state.compacted = upto;
+        // before the rows go: a reader that finds some missing looks here afterwards
+        self.shared.compacted.store(upto, Ordering::Release);
+        db.stage_removed(&mut batch.rows, apply::compaction(&self.state.view, &rows));
+        Ok(())
+    }
+
+    /// Writes what was collected and shows it.
+    fn commit(&self, db: &StateDb, batch: Batch) -> io::Result<()> {
+        db.write(batch.rows, &self.meta)?;
+        *self.shared.view.write() = self.state.view.clone();
+        let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };
+        self.shared.forgotten_index.store(self.meta.forgotten_index, Ordering::Release);
+        self.shared.applied.send_replace(applied);
+        self.shared.hub.publish(&batch.events, self.meta.revision);
+        for (responder, outcome) in batch.answers {
+            responder.send(outcome);
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFiles;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.meta.applied.map(Into::into), self.meta.membership.clone().into_stored()?))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let db = self.shared.db()?;
+        let mut batch = Batch::default();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let outcome = self.apply_entry(&db, &mut batch, entry)?;
+            if let Some(responder) = responder {
+                batch.answers.push((responder, outcome));
+            }
+            if batch.entries >= BATCH_ENTRIES_MAX || batch.rows.size_in_bytes() >= BATCH_BYTES_MAX {
+                self.commit(&db, std::mem::take(&mut batch))?;
+            }
+        }
+        if batch.entries > 0 {
+            self.commit(&db, batch)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder::new(
+            Arc::clone(&self.shared),
+            self.snapshots_dir.clone(),
+            Arc::clone(&self.snapshot),
+            self.core_applied.clone(),
+        )
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFiles) -> io::Result<()> {
+        let old = self.shared.db()?;
+        let incoming = snapshot.take_for_install(&self.snapshots_dir)?;
+        let db = tokio::task::spawn_blocking(move || old.replace_by(&incoming)).await.map_err(io::Error::other)??;
+        let (state, loaded) = db.load()?;
+        if loaded.applied.map(LogId::from) != meta.last_log_id {
+            let message = format!("the snapshot holds {:?} instead of {:?}", loaded.applied, meta.last_log_id);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        (self.state, self.meta) = (state, loaded);
+        *self.shared.db.write() = Some(Arc::new(db));
+        self.shared.compacted.store(self.meta.compacted, Ordering::Release);
+        self.shared.forgotten_index.store(self.meta.forgotten_index, Ordering::Release);
+        *self.shared.view.write() = self.state.view.clone();
+        self.shared.hub.jump(self.meta.revision);
+        let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };
+        self.shared.applied.send_replace(applied);
+        // openraft wants the installed snapshot to be the current one
+        let mut builder = self.get_snapshot_builder().await;
+        builder.build_without_waiting().await?;
+        tracing::info!(raft_index = applied.index, revision = applied.revision, "Installed a snapshot");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.snapshot.lock().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

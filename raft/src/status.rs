@@ -1,0 +1,47 @@
+//! What a member tells about itself and the group.
+
+use openraft::ServerState;
+
+use crate::core::Core;
+use crate::store::{Member, MemberRole, Status};
+
+/// The state of this member and what it knows of the group.
+pub(crate) fn status(core: &Core) -> Status {
+    let metrics = core.metrics();
+    let membership = metrics.membership_config.membership();
+    let voters: Vec<_> = membership.voter_ids().collect();
+    let role = match (&metrics.running_state, metrics.state) {
+        (Err(_), _) | (_, ServerState::Shutdown) => "shutdown",
+        (_, ServerState::Leader) => "leader",
+        (_, ServerState::Candidate) => "candidate",
+        (_, ServerState::Follower) => "follower",
+        (_, ServerState::Learner) => "learner",
+    };
+    Status {
+        node_id: core.config.node_id,
+        role: role.to_owned(),
+        term: metrics.current_term,
+        leader: core.leadership.borrow().leader,
+        last_log: metrics.last_log_index.unwrap_or(0),
+        committed: metrics.local_committed.map_or(0, |id| id.index()),
+        applied: core.applied_index(),
+        purged: metrics.purged.map_or(0, |id| id.index()),
+        revision: core.shared.view().revision(),
+        members: membership
+            .nodes()
+            .map(|(id, node)| Member {
+                id: *id,
+                peer_address: node.peer_address.clone(),
+                api_address: node.api_address.clone(),
+                role: if voters.contains(id) { MemberRole::Voter } else { MemberRole::Learner },
+            })
+            .collect(),
+        matched: metrics
+            .replication
+            .iter()
+            .flatten()
+            .map(|(id, matched)| (*id, matched.map_or(0, |id| id.index())))
+            .collect(),
+        log_syncs: core.syncs(),
+    }
+}

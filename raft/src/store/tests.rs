@@ -1,0 +1,607 @@
+//! Tests of the whole store: one member, and three in one process over loopback.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::command::{Cause, Guard, Op, TxnId};
+use crate::watch::{Event, EventKind};
+
+/// Generous: what is awaited happens in milliseconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn put(key: &str, value: &str) -> Txn {
+    let op = Op::Put { key: Bytes::from(key.to_owned()), value: Bytes::from(value.to_owned()), split: 0, terms: Vec::new() };
+    Txn { id: TxnId::random(), guards: Vec::new(), ops: vec![op], cause: Cause::default() }
+}
+
+fn delete(key: &str) -> Txn {
+    Txn { ops: vec![Op::Delete { key: Bytes::from(key.to_owned()) }], ..put(key, "") }
+}
+
+fn revision(committed: Committed) -> Revision {
+    match committed {
+        Committed::At(revision) => revision,
+        Committed::Refused(refusal) => panic!("refused: {refusal:?}"),
+    }
+}
+
+fn value(view: &View, key: &str) -> Option<String> {
+    view.get(key.as_bytes()).map(|record| String::from_utf8(record.value.to_vec()).unwrap())
+}
+
+/// Waits until `condition` holds, looking again after every applied entry and every change of raft's state.
+async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = condition() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+/// Members in one process, each in its own directory.
+struct Cluster {
+    dir: TempDir,
+    stores: BTreeMap<NodeId, Store>,
+    adjust: fn(&mut StoreConfig),
+}
+
+impl Cluster {
+    async fn start(members: u64) -> Self {
+        Self::start_with(members, |_| {}).await
+    }
+
+    async fn start_with(members: u64, adjust: fn(&mut StoreConfig)) -> Self {
+        let mut cluster = Self { dir: TempDir::new().unwrap(), stores: BTreeMap::new(), adjust };
+        cluster.open(1).await;
+        cluster.store(1).initialize().await.unwrap();
+        for id in 2..=members {
+            cluster.open(id).await;
+            cluster.join(1, id).await;
+        }
+        cluster.until_voters(members).await;
+        cluster
+    }
+
+    async fn open(&mut self, id: NodeId) {
+        let mut config = StoreConfig::new(id, self.dir.path().join(id.to_string()));
+        config.cluster_id = "test".into();
+        // a busy test machine must not cause elections
+        (config.election_min, config.election_max) = (Duration::from_millis(400), Duration::from_millis(800));
+        // a member keeps its address over restarts
+        let port_file = self.dir.path().join(format!("{id}.port"));
+        if let Ok(address) = std::fs::read_to_string(&port_file) {
+            config.peer_listen = address.parse().unwrap();
+        }
+        (self.adjust)(&mut config);
+        let store = Store::open(config).await.unwrap();
+        std::fs::write(&port_file, store.peer_address().to_string()).unwrap();
+        self.stores.insert(id, store);
+    }
+
+    async fn join(&self, through: NodeId, id: NodeId) {
+        let member = Member {
+            id,
+            peer_address: self.store(id).peer_address().to_string(),
+            api_address: format!("api-{id}"),
+            role: MemberRole::Voter,
+        };
+        self.store(through).add_member(member, PATIENCE).await.unwrap();
+    }
+
+    async fn until_voters(&self, count: u64) {
+        let voters = |status: &Status| status.members.iter().filter(|member| member.role == MemberRole::Voter).count() as u64;
+        until("all members vote", || self.stores.values().all(|store| voters(&store.status()) == count).then_some(())).await;
+    }
+
+    fn store(&self, id: NodeId) -> &Store {
+        &self.stores[&id]
+    }
+
+    async fn leader(&self) -> NodeId {
+        until("a leader is established", || {
+            self.stores.iter().find(|(_, store)| store.leadership().borrow().established).map(|(id, _)| *id)
+        })
+        .await
+    }
+
+    async fn follower(&self) -> NodeId {
+        let leader = self.leader().await;
+        *self.stores.keys().find(|id| **id != leader).unwrap()
+    }
+
+    async fn close(&mut self, id: NodeId) {
+        self.stores.remove(&id).unwrap().close().await;
+    }
+
+    async fn close_all(mut self) {
+        while let Some((_, store)) = self.stores.pop_first() {
+            store.close().await;
+        }
+    }
+
+    /// All members show the same records.
+    async fn until_equal(&self) {
+        let dump = |store: &Store| {
+            let view = store.view();
+            view.range(b"", None).map(|record| (record.key.clone(), record.value.clone(), record.revision)).collect::<Vec<_>>()
+        };
+        until("all members agree", || {
+            let dumps: Vec<_> = self.stores.values().map(dump).collect();
+            dumps.windows(2).all(|pair| pair[0] == pair[1]).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn one_member_writes_reads_and_watches() {
+    let cluster = Cluster::start(1).await;
+    let store = cluster.store(1);
+    assert_eq!(store.view().revision(), 0);
+    let mut watcher = store.watch(b"g/things/", 0).await.unwrap();
+    let first = revision(store.txn(put("g/things/a", "1"), PATIENCE).await.unwrap());
+    assert_eq!(first, 1);
+    assert_eq!(value(&store.view(), "g/things/a").as_deref(), Some("1"));
+    let second = revision(store.txn(put("g/things/a", "2"), PATIENCE).await.unwrap());
+    let third = revision(store.txn(delete("g/things/a"), PATIENCE).await.unwrap());
+    let mut events: Vec<Arc<Event>> = Vec::new();
+    while events.len() < 3 {
+        events.extend(tokio::time::timeout(PATIENCE, watcher.next()).await.unwrap().unwrap());
+    }
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| (event.kind, event.revision, event.record.value.clone(), event.previous.as_ref().map(|record| record.revision)))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (EventKind::Put, first, Bytes::from("1"), None),
+            (EventKind::Put, second, Bytes::from("2"), Some(first)),
+            (EventKind::Delete, third, Bytes::from("2"), Some(second)),
+        ]
+    );
+    assert_eq!(store.linearizable_view(PATIENCE).await.unwrap().revision(), third);
+    // a delete of nothing changes nothing
+    assert_eq!(revision(store.txn(delete("g/things/a"), PATIENCE).await.unwrap()), third);
+    // progress grows with other prefixes
+    let other = revision(store.txn(put("g/others/x", ""), PATIENCE).await.unwrap());
+    assert_eq!(watcher.progress(), other);
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn guards_are_all_or_nothing() {
+    let cluster = Cluster::start(1).await;
+    let store = cluster.store(1);
+    let at = revision(store.txn(put("a", "1"), PATIENCE).await.unwrap());
+    let key = |key: &str| Bytes::from(key.to_owned());
+    let guarded = |guards: Vec<Guard>| Txn { guards, ops: [put("a", "2").ops, put("b", "2").ops].concat(), ..put("", "") };
+    for (guards, refused) in [
+        (vec![Guard::Absent { key: key("a") }], Some((0, Some(at)))),
+        (vec![Guard::Present { key: key("b") }], Some((0, None))),
+        (vec![Guard::Revision { key: key("a"), revision: at }, Guard::Revision { key: key("a"), revision: at + 1 }], Some((1, Some(at)))),
+        (vec![Guard::Term(99)], Some((0, None))),
+        (vec![Guard::Present { key: key("a") }, Guard::Absent { key: key("b") }, Guard::Revision { key: key("a"), revision: at }], None),
+    ] {
+        let before = store.view().revision();
+        match (store.txn(guarded(guards), PATIENCE).await.unwrap(), refused) {
+            (Committed::Refused(refusal), Some((guard, actual))) => {
+                assert_eq!(refusal, Refusal { guard, actual });
+                assert_eq!(store.view().revision(), before);
+                assert_eq!(value(&store.view(), "b"), None);
+            }
+            (Committed::At(revision), None) => assert_eq!(revision, before + 1),
+            (outcome, expected) => panic!("{outcome:?} instead of {expected:?}"),
+        }
+    }
+    assert_eq!(value(&store.view(), "b").as_deref(), Some("2"));
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_everything() {
+    let mut cluster = Cluster::start(1).await;
+    let same = put("b", "1");
+    let at = {
+        let store = cluster.store(1);
+        store.txn(put("a", "1"), PATIENCE).await.unwrap();
+        revision(store.txn(same.clone(), PATIENCE).await.unwrap())
+    };
+    cluster.close(1).await;
+    cluster.open(1).await;
+    let store = cluster.store(1);
+    assert_eq!(store.view().revision(), at);
+    assert_eq!(value(&store.view(), "a").as_deref(), Some("1"));
+    cluster.leader().await;
+    // the window of outcomes survives, too
+    assert_eq!(revision(store.txn(same, PATIENCE).await.unwrap()), at);
+    assert_eq!(revision(store.txn(put("c", "1"), PATIENCE).await.unwrap()), at + 1);
+    // and so does the history
+    let mut watcher = store.watch(b"", 0).await.unwrap();
+    let events = tokio::time::timeout(PATIENCE, watcher.next()).await.unwrap().unwrap();
+    assert_eq!(events.iter().map(|event| event.record.key.clone()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn a_second_opening_is_refused_with_the_path() {
+    let cluster = Cluster::start(1).await;
+    let config = StoreConfig::new(1, cluster.dir.path().join("1"));
+    let error = Store::open(config).await.err().unwrap();
+    assert!(error.path.ends_with("1/log"), "{error}");
+    assert!(error.reason.contains("another process uses it"), "{error}");
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn every_member_writes_and_reads_its_own_and_others_writes() {
+    let cluster = Cluster::start(3).await;
+    for round in 0..5 {
+        for id in 1..=3 {
+            let key = format!("k/{id}");
+            revision(cluster.store(id).txn(put(&key, &round.to_string()), PATIENCE).await.unwrap());
+            // read your own write, locally
+            assert_eq!(value(&cluster.store(id).view(), &key), Some(round.to_string()));
+            for reader in 1..=3 {
+                let view = cluster.store(reader).linearizable_view(PATIENCE).await.unwrap();
+                assert_eq!(value(&view, &key), Some(round.to_string()), "member {reader} reads what member {id} wrote");
+            }
+        }
+    }
+    let status = cluster.store(1).status();
+    assert_eq!(status.members.len(), 3);
+    assert!(status.members.iter().all(|member| member.role == MemberRole::Voter));
+    cluster.until_equal().await;
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn writes_go_on_when_the_leader_goes_and_it_catches_up() {
+    let mut cluster = Cluster::start(3).await;
+    let old = cluster.leader().await;
+    cluster.store(old).txn(put("before", "1"), PATIENCE).await.unwrap();
+    cluster.close(old).await;
+    let survivor = *cluster.stores.keys().next().unwrap();
+    for number in 0..20 {
+        cluster.store(survivor).txn(put(&format!("n/{number}"), "1"), PATIENCE).await.unwrap();
+    }
+    let view = cluster.store(survivor).linearizable_view(PATIENCE).await.unwrap();
+    assert_eq!(value(&view, "before").as_deref(), Some("1"));
+    assert_eq!(view.count(b"n/"), 20);
+    cluster.open(old).await;
+    cluster.until_equal().await;
+    assert_eq!(cluster.store(old).view().count(b"n/"), 20);
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn a_lagging_member_is_brought_back_by_a_snapshot() {
+    let mut cluster = Cluster::start_with(3, |config| config.snapshot_after_entries = 20).await;
+    let lagging = cluster.follower().await;
+    cluster.store(lagging).txn(put("first", "1"), PATIENCE).await.unwrap();
+    let mut watcher_start = 0;
+    cluster.close(lagging).await;
+    let writer = *cluster.stores.keys().next().unwrap();
+    for number in 0..200 {
+        let at = revision(cluster.store(writer).txn(put(&format!("n/{:03}", number % 50), &number.to_string()), PATIENCE).await.unwrap());
+        if number == 100 {
+            watcher_start = at;
+        }
+    }
+    let applied = cluster.store(writer).status().applied;
+    until("the log is purged beyond what the absent member has", || {
+        cluster.stores.values().all(|store| store.status().purged > 50).then_some(())
+    })
+    .await;
+    cluster.open(lagging).await;
+    until("the snapshot and the rest arrive", || (cluster.store(lagging).status().applied >= applied).then_some(())).await;
+    cluster.until_equal().await;
+    // the history came along: a watch resumes from a revision that this member never applied itself
+    let mut watcher = cluster.store(lagging).watch(b"n/", watcher_start).await.unwrap();
+    let mut revisions = Vec::new();
+    while revisions.last() != Some(&(watcher_start + 99)) {
+        let events = tokio::time::timeout(PATIENCE, watcher.next()).await.unwrap().unwrap();
+        revisions.extend(events.iter().map(|event| event.revision));
+    }
+    assert_eq!(revisions, (watcher_start + 1..=watcher_start + 99).collect::<Vec<_>>());
+    // and it works after a restart from the installed snapshot
+    cluster.close(lagging).await;
+    cluster.open(lagging).await;
+    cluster.until_equal().await;
+    cluster.store(lagging).txn(put("last", "1"), PATIENCE).await.unwrap();
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn a_retry_is_applied_once_wherever_it_is_sent() {
+    let mut cluster = Cluster::start(3).await;
+    let txn = put("a", "1");
+    let first = cluster.store(1).txn(txn.clone(), PATIENCE).await.unwrap();
+    for id in 1..=3 {
+        assert_eq!(cluster.store(id).txn(txn.clone(), PATIENCE).await.unwrap(), first);
+    }
+    // a refusal is remembered, too: the world has changed, the answer has not
+    let refused = Txn { guards: vec![Guard::Absent { key: Bytes::from("a") }], ..put("b", "1") };
+    let answer = cluster.store(2).txn(refused.clone(), PATIENCE).await.unwrap();
+    assert!(matches!(answer, Committed::Refused(_)));
+    cluster.store(2).txn(delete("a"), PATIENCE).await.unwrap();
+    assert_eq!(cluster.store(3).txn(refused, PATIENCE).await.unwrap(), answer);
+    // by another leader, too
+    let leader = cluster.leader().await;
+    cluster.close(leader).await;
+    let survivor = *cluster.stores.keys().next().unwrap();
+    assert_eq!(cluster.store(survivor).txn(txn, PATIENCE).await.unwrap(), first);
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn leadership_moves_and_the_old_term_is_fenced() {
+    let cluster = Cluster::start(3).await;
+    let old = cluster.leader().await;
+    let old_term = cluster.store(old).leadership().borrow().term;
+    let fenced = |key: &str| Txn { guards: vec![Guard::Term(old_term)], ..put(key, "1") };
+    revision(cluster.store(old).txn(fenced("in term"), PATIENCE).await.unwrap());
+    let heir = cluster.follower().await;
+    // asked of a member that may not lead
+    let asked = *cluster.stores.keys().find(|id| **id != old && **id != heir).unwrap();
+    cluster.store(asked).transfer_leadership(Some(heir)).await.unwrap();
+    until("the heir is established", || cluster.store(heir).leadership().borrow().established.then_some(())).await;
+    // the deposed leader's late write, under a new id
+    let late = cluster.store(old).txn(fenced("late"), PATIENCE).await.unwrap();
+    assert_eq!(late, Committed::Refused(Refusal { guard: 0, actual: None }));
+    assert_eq!(value(&cluster.store(old).view(), "late"), None);
+    until("the old leader knows", || (!cluster.store(old).leadership().borrow().established).then_some(())).await;
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn members_come_and_go() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    // through a follower, the leader itself
+    let other = cluster.follower().await;
+    cluster.store(other).remove_member(leader, PATIENCE).await.unwrap();
+    cluster.close(leader).await;
+    cluster.until_voters(2).await;
+    // of two, the last living one cannot be left alone with a dead one
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    cluster.close(follower).await;
+    let refused = cluster.store(leader).remove_member(leader, Duration::from_secs(5)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+    cluster.open(follower).await;
+    cluster.store(leader).txn(put("a", "1"), PATIENCE).await.unwrap();
+    // a new member under a new id, with its addresses changed afterwards
+    cluster.open(7).await;
+    cluster.join(follower, 7).await;
+    cluster.until_voters(3).await;
+    let moved = Member {
+        id: 7,
+        peer_address: cluster.store(7).peer_address().to_string(),
+        api_address: "elsewhere".into(),
+        role: MemberRole::Voter,
+    };
+    cluster.store(follower).add_member(moved.clone(), PATIENCE).await.unwrap();
+    until("everybody knows the new address", || {
+        cluster.stores.values().all(|store| store.status().members.contains(&moved)).then_some(())
+    })
+    .await;
+    cluster.until_equal().await;
+    cluster.close_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_miss_nothing_and_see_nothing_twice() {
+    let cluster = Cluster::start(3).await;
+    let writers = (1..=3_u64).map(|id| {
+        let store = cluster.store(id).clone();
+        tokio::spawn(async move {
+            for number in 0..150 {
+                let key = format!("g/p{}/n{}/k{}", number % 2, id % 2, number % 7);
+                let txn = if number % 5 == 4 { delete(&key) } else { put(&key, &format!("{id}-{number}")) };
+                store.txn(txn, PATIENCE).await.unwrap();
+            }
+        })
+    });
+    let prefixes = ["", "g/", "g/p0/", "g/p1/n1/", "g/p1/n0/k3"];
+    let watchers = cluster.stores.values().flat_map(|store| prefixes.map(|prefix| (store.clone(), prefix)));
+    let end = Arc::new(tokio::sync::watch::Sender::new(None::<Revision>));
+    let watchers: Vec<_> = watchers
+        .map(|(store, prefix)| {
+            let mut end = end.subscribe();
+            tokio::spawn(async move {
+                // what a watcher builds out of events must equal what a list shows
+                let mut model: BTreeMap<Bytes, (Bytes, Revision)> = BTreeMap::new();
+                let mut last = 0;
+                let mut watcher = store.watch(prefix.as_bytes(), 0).await.unwrap();
+                loop {
+                    let events = tokio::select! {
+                        events = watcher.next() => events.unwrap(),
+                        ended = end.wait_for(|end| end.is_some_and(|end| watcher.progress() >= end)) => {
+                            drop(ended.unwrap());
+                            break;
+                        }
+                    };
+                    for event in events {
+                        assert!(event.revision >= last, "{} after {last}", event.revision);
+                        last = event.revision;
+                        let known = model.get(&event.record.key).map(|(_, revision)| *revision);
+                        assert_eq!(event.previous.as_ref().map(|record| record.revision), known, "an event was lost");
+                        match event.kind {
+                            EventKind::Put => {
+                                model.insert(event.record.key.clone(), (event.record.value.clone(), event.revision));
+                            }
+                            EventKind::Delete => {
+                                model.remove(&event.record.key).unwrap();
+                            }
+                        }
+                    }
+                    if end.borrow().is_some_and(|end| watcher.progress() >= end) {
+                        break;
+                    }
+                }
+                (store, prefix, model)
+            })
+        })
+        .collect();
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let last = cluster.store(1).linearizable_view(PATIENCE).await.unwrap().revision();
+    end.send_replace(Some(last));
+    // wakes watchers of every prefix once more, after the end is known
+    for (_, store) in &cluster.stores {
+        store.view_at_least(last, PATIENCE).await.unwrap();
+    }
+    for watcher in watchers {
+        let (store, prefix, model) = tokio::time::timeout(PATIENCE, watcher).await.unwrap().unwrap();
+        let view = store.view();
+        let listed: BTreeMap<_, _> =
+            view.range(prefix.as_bytes(), None).map(|record| (record.key.clone(), (record.value.clone(), record.revision))).collect();
+        assert_eq!(model, listed, "prefix {prefix:?}");
+    }
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn the_past_can_be_read_until_it_is_compacted() {
+    let cluster = Cluster::start_with(1, |config| config.history_retention = Duration::from_secs(3600)).await;
+    let store = cluster.store(1);
+    // the state after every revision
+    let mut states: Vec<BTreeMap<String, String>> = vec![BTreeMap::new()];
+    for number in 0..60 {
+        let mut state = states.last().unwrap().clone();
+        let key = format!("k/{}", number % 6);
+        if number % 4 == 3 && state.contains_key(&key) {
+            state.remove(&key);
+            store.txn(delete(&key), PATIENCE).await.unwrap();
+        } else {
+            state.insert(key.clone(), number.to_string());
+            store.txn(put(&key, &number.to_string()), PATIENCE).await.unwrap();
+        }
+        states.push(state);
+    }
+    let check = |records: Vec<Arc<Record>>, at: usize| {
+        let found: BTreeMap<String, String> = records
+            .iter()
+            .map(|record| (String::from_utf8(record.key.to_vec()).unwrap(), String::from_utf8(record.value.to_vec()).unwrap()))
+            .collect();
+        assert_eq!(found, states[at], "at revision {at}");
+    };
+    for at in 0..states.len() {
+        check(store.range_at(b"k/", at as u64).await.unwrap(), at);
+    }
+    let beyond = store.range_at(b"", 1000).await.unwrap_err();
+    assert_eq!(beyond, StoreError::TooLarge { asked: 1000, current: 60 });
+    // in two steps, as the rows of the first step matter to the second
+    for upto in [25_u64, 47] {
+        let command = records::encode(&Command::Compact { upto });
+        store.core().raft.client_write(crate::raft_types::Payload(command.into())).await.unwrap();
+        assert_eq!(store.range_at(b"", upto - 1).await.unwrap_err(), StoreError::Compacted { asked: upto - 1, oldest: upto });
+        assert_eq!(
+            store.watch(b"", upto - 1).await.err().unwrap(),
+            WatchError::Compacted { asked: upto - 1, oldest: upto }
+        );
+        for at in usize::try_from(upto).unwrap()..states.len() {
+            check(store.range_at(b"k/", at as u64).await.unwrap(), at);
+        }
+    }
+    // keys whose row was compacted while they were current are history again after a change
+    let at = store.view().revision();
+    for number in 0..6 {
+        store.txn(put(&format!("k/{number}"), "new"), PATIENCE).await.unwrap();
+    }
+    check(store.range_at(b"k/", at).await.unwrap(), usize::try_from(at).unwrap());
+    let mut watcher = store.watch(b"k/", at).await.unwrap();
+    let events = tokio::time::timeout(PATIENCE, watcher.next()).await.unwrap().unwrap();
+    for event in events {
+        let key = String::from_utf8(event.record.key.to_vec()).unwrap();
+        let before = event.previous.as_ref().map(|record| String::from_utf8(record.value.to_vec()).unwrap());
+        assert_eq!(before.as_ref(), states.last().unwrap().get(&key));
+    }
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn old_history_is_forgotten_by_itself() {
+    let cluster = Cluster::start_with(1, |config| config.history_retention = Duration::from_millis(200)).await;
+    let store = cluster.store(1);
+    let at = revision(store.txn(put("a", "1"), PATIENCE).await.unwrap());
+    until("the history is compacted", || (store.core().shared.compacted() >= at).then_some(())).await;
+    assert_eq!(store.watch(b"", 0).await.err().unwrap(), WatchError::Compacted { asked: 0, oldest: at });
+    assert_eq!(value(&store.view(), "a").as_deref(), Some("1"));
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn an_idle_group_syncs_nothing() {
+    let cluster = Cluster::start(3).await;
+    cluster.store(1).txn(put("a", "1"), PATIENCE).await.unwrap();
+    cluster.until_equal().await;
+    let syncs = || cluster.stores.values().map(|store| store.status().log_syncs).collect::<Vec<_>>();
+    let terms = || cluster.stores.values().map(|store| store.status().term).collect::<Vec<_>>();
+    let before = (syncs(), terms());
+    // thirty heartbeats
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!((syncs(), terms()), before);
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn without_a_quorum_nothing_is_promised() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    for id in 1..=3 {
+        if id != follower {
+            cluster.close(id).await;
+        }
+    }
+    let store = cluster.store(follower);
+    let error = store.txn(put("a", "1"), Duration::from_secs(3)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_) | StoreError::OutcomeUnknown), "{error:?}");
+    let error = store.linearizable_view(Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so_and_watches_end() {
+    let mut cluster = Cluster::start(1).await;
+    let store = cluster.store(1).clone();
+    let mut watcher = store.watch(b"", 0).await.unwrap();
+    let waiting = tokio::spawn(async move { watcher.next().await });
+    cluster.close(1).await;
+    assert_eq!(tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().err(), Some(WatchError::Closed));
+    assert_eq!(store.txn(put("a", "1"), PATIENCE).await, Err(StoreError::Closed));
+    assert_eq!(store.linearizable_view(PATIENCE).await.err(), Some(StoreError::Closed));
+    assert_eq!(store.watch(b"", 0).await.err(), Some(WatchError::Closed));
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_too_large_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let error = cluster.store(1).txn(put("a", &"x".repeat(TXN_BYTES_MAX)), PATIENCE).await.unwrap_err();
+    assert!(matches!(error, StoreError::RequestTooLarge { limit_bytes: TXN_BYTES_MAX, .. }), "{error:?}");
+    cluster.close_all().await;
+}
+
+#[test]
+fn the_store_works_from_a_runtime_without_timers() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(StoreConfig::new(1, dir.path())).await.unwrap();
+        store.initialize().await.unwrap();
+        revision(store.txn(put("a", "1"), PATIENCE).await.unwrap());
+        assert_eq!(value(&store.linearizable_view(PATIENCE).await.unwrap(), "a").as_deref(), Some("1"));
+        assert!(matches!(store.view_at_least(99, Duration::from_millis(50)).await, Err(StoreError::TooLarge { asked: 99, current: 1 })));
+        store.close().await;
+    });
+}
