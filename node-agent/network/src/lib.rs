@@ -18,6 +18,7 @@ pub mod apply;
 pub mod bridge;
 pub mod ipam;
 pub mod plan;
+mod pod_rules;
 
 pub mod dns;
 pub mod resolv;
