@@ -266,12 +266,7 @@ pub(crate) fn compaction(view: &View, rows: &[HistoryHead]) -> Vec<(Revision, Ke
 
 impl From<&Record> for HistoryVersion {
     fn from(record: &Record) -> Self {
-        Self {
-            create_revision: record.create_revision,
-            split: record.split,
-            terms: record.terms.clone(),
-            value: record.value.clone(),
-        }
+        Self { create_revision: record.create_revision, split: record.split, terms: record.terms.clone(), value: record.value.clone() }
     }
 }
 
@@ -288,4 +283,4 @@ impl From<&Record> for ObjectRow {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -34,7 +34,9 @@ pub(crate) struct Core {
     pub(crate) appended_bytes: Arc<AtomicU64>,
     /// How often the log was synced so far.
     pub(crate) syncs: Arc<AtomicU64>,
-    /// Why nothing can be written, if so.
+    /// Why new transactions are refused for now, if so.
+    pub(crate) disk_full: parking_lot::Mutex<Option<String>>,
+    /// Why raft has stopped on this member for good, if so.
     pub(crate) read_only: parking_lot::Mutex<Option<String>>,
 }
 
@@ -171,7 +173,7 @@ impl Core {
 
     /// Proposes a command, if this member leads.
     pub(crate) async fn propose_as_leader(&self, command: Bytes, after_index: u64, fresh: bool) -> Response {
-        if let Some(reason) = self.read_only.lock().clone() {
+        if let Some(reason) = self.disk_full.lock().clone().or_else(|| self.read_only.lock().clone()) {
             return Response::Failed(reason);
         }
         let command = if fresh { self.freshen(command, after_index) } else { command };

@@ -147,32 +147,28 @@ impl Inner {
             return Ok(Vec::new());
         }
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        let disk_end = {
+        {
             let tail = self.tail.lock();
-            match tail.entries.front().map(|entry| entry.log_id.index()) {
-                Some(first) if start >= first => {
-                    let skip = usize::try_from(start - first).unwrap_or(usize::MAX);
-                    for entry in tail.entries.iter().skip(skip).take_while(|entry| entry.log_id.index() < end) {
-                        bytes += EntryRecord::size_bytes(entry);
-                        if bytes > bytes_max && !entries.is_empty() {
-                            break;
-                        }
-                        entries.push(entry.clone());
+            if let Some(first) = tail.entries.front().map(|entry| entry.log_id.index())
+                && start >= first
+            {
+                let skip = usize::try_from(start - first).unwrap_or(usize::MAX);
+                for entry in tail.entries.iter().skip(skip).take_while(|entry| entry.log_id.index() < end) {
+                    bytes += EntryRecord::size_bytes(entry);
+                    if bytes > bytes_max && !entries.is_empty() {
+                        break;
                     }
-                    return Ok(entries);
+                    entries.push(entry.clone());
                 }
-                _ => end,
+                return Ok(entries);
             }
-        };
+        }
         let column = self.column(LogColumn::Entries);
         let mut options = rocksdb::ReadOptions::default();
-        options.set_iterate_upper_bound(keys::index(disk_end));
+        options.set_iterate_upper_bound(keys::index(end));
         let from = keys::index(start);
-        for (row, expected) in self.db.iterator_cf_opt(column, options, IteratorMode::From(&from, Direction::Forward)).zip(start..) {
-            let (key, value) = row.map_err(|error| self.error(error))?;
-            if keys::parse_index(&key) != Some(expected) {
-                break;
-            }
+        for row in self.db.iterator_cf_opt(column, options, IteratorMode::From(&from, Direction::Forward)) {
+            let (_, value) = row.map_err(|error| self.error(error))?;
             let entry = records::decode::<EntryRecord>(&value)?.into_entry()?;
             bytes += value.len();
             if bytes > bytes_max && !entries.is_empty() {
@@ -352,7 +348,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        let bytes = self.inner.db.get_cf(self.inner.column(LogColumn::Meta), keys::LOG_COMMITTED).map_err(|error| self.inner.error(error))?;
+        let bytes =
+            self.inner.db.get_cf(self.inner.column(LogColumn::Meta), keys::LOG_COMMITTED).map_err(|error| self.inner.error(error))?;
         Ok(bytes.map(|bytes| records::decode::<LogIdRecord>(&bytes)).transpose()?.map(LogId::from))
     }
 

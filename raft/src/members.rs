@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openraft::ChangeMembers;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
 use crate::command::NodeId;
 use crate::core::{Attempt, Core};
@@ -39,11 +39,8 @@ impl Core {
 
     /// Adds a member as a learner, or changes a known one's addresses. Harmless when repeated.
     pub(crate) async fn add_member_as_leader(&self, member: Member) -> Response {
-        let info = MemberInfo {
-            peer_address: member.peer_address,
-            api_address: member.api_address,
-            wants_vote: member.role == MemberRole::Voter,
-        };
+        let info =
+            MemberInfo { peer_address: member.peer_address, api_address: member.api_address, wants_vote: member.role == MemberRole::Voter };
         let known = self.metrics().membership_config.get_node(&member.id).cloned();
         let changed = match known {
             Some(known) if known == info => return Response::Done,
@@ -167,9 +164,8 @@ fn loses_quorum(own_id: NodeId, voters: &BTreeSet<NodeId>, living: &BTreeSet<Nod
     }
     let answering = remaining.iter().filter(|voter| **voter == own_id || living.contains(voter)).count();
     let needed = remaining.len() / 2 + 1;
-    (answering < needed).then(|| {
-        format!("without member {id} only {answering} of {} voters would answer, {needed} are needed", remaining.len())
-    })
+    (answering < needed)
+        .then(|| format!("without member {id} only {answering} of {} voters would answer, {needed} are needed", remaining.len()))
 }
 
 fn membership_response(changed: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Response {

@@ -20,7 +20,6 @@ use crate::state_db::StateDb;
 use crate::state_machine::StateMachine;
 use crate::store::{Leadership, OpenError, StoreConfig};
 
-
 /// How many entries one append request holds at most.
 const APPEND_ENTRIES_MAX: u64 = 1024;
 
@@ -85,6 +84,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
         closing: CancellationToken::new(),
         appended_bytes,
         syncs,
+        disk_full: parking_lot::Mutex::default(),
         read_only: parking_lot::Mutex::default(),
     });
     let on_failure = {
@@ -101,6 +101,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     tokio::spawn(Arc::clone(&core).promote_learners());
     tokio::spawn(maintenance::bound_log(Arc::clone(&core)));
     tokio::spawn(maintenance::bound_history(Arc::clone(&core)));
+    tokio::spawn(maintenance::watch_disk(Arc::clone(&core)));
     Ok(Opened { core, peer_address, databases_closed: vec![log_closed, state_closed] })
 }
 

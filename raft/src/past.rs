@@ -24,8 +24,7 @@ pub(crate) fn range_at(shared: &Shared, prefix: &[u8], revision: Revision) -> Re
     if revision < oldest {
         return Err(StoreError::Compacted { asked: revision, oldest });
     }
-    let mut records: BTreeMap<Key, Arc<Record>> =
-        view.range(prefix, None).map(|record| (record.key.clone(), Arc::clone(record))).collect();
+    let mut records: BTreeMap<Key, Arc<Record>> = view.range(prefix, None).map(|record| (record.key.clone(), Arc::clone(record))).collect();
     for (key, version) in undone {
         match version {
             Some(record) => records.insert(key, record),

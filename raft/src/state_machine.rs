@@ -136,8 +136,7 @@ impl StateMachine {
         let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::Nothing,
             EntryPayload::Membership(membership) => {
-                self.meta.membership =
-                    StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: (&membership).into() };
+                self.meta.membership = StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: (&membership).into() };
                 Outcome::Nothing
             }
             EntryPayload::Normal(payload) => match records::decode::<Command>(&payload.0)? {
@@ -232,12 +231,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder::new(
-            Arc::clone(&self.shared),
-            self.snapshots_dir.clone(),
-            Arc::clone(&self.snapshot),
-            self.core_applied.clone(),
-        )
+        SnapshotBuilder::new(Arc::clone(&self.shared), self.snapshots_dir.clone(), Arc::clone(&self.snapshot), self.core_applied.clone())
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFiles) -> io::Result<()> {

@@ -36,12 +36,7 @@ pub(crate) fn status(core: &Core) -> Status {
                 role: if voters.contains(id) { MemberRole::Voter } else { MemberRole::Learner },
             })
             .collect(),
-        matched: metrics
-            .replication
-            .iter()
-            .flatten()
-            .map(|(id, matched)| (*id, matched.map_or(0, |id| id.index())))
-            .collect(),
+        matched: metrics.replication.iter().flatten().map(|(id, matched)| (*id, matched.map_or(0, |id| id.index()))).collect(),
         log_syncs: core.syncs(),
     }
 }

@@ -182,7 +182,7 @@ pub enum StoreError {
         /// What is there.
         oldest: Revision,
     },
-    /// The member cannot write (full disk and the like), with the reason.
+    /// The leader, or this member, cannot write (full disk and the like), with the reason. A full disk is looked at again every second.
     #[error("read-only: {0}")]
     ReadOnly(String),
     /// The store is closing.

@@ -77,11 +77,7 @@ impl View {
     pub fn by_term<'a>(&'a self, term: &'a [u8], prefix: &'a [u8]) -> Box<dyn Iterator<Item = &'a Arc<Record>> + 'a> {
         let start = (Bytes::copy_from_slice(term), Bytes::copy_from_slice(prefix));
         let records = self.by_term.range(start..);
-        Box::new(
-            records
-                .take_while(move |((found, key), _)| found.as_ref() == term && key.starts_with(prefix))
-                .map(|(_, record)| record),
-        )
+        Box::new(records.take_while(move |((found, key), _)| found.as_ref() == term && key.starts_with(prefix)).map(|(_, record)| record))
     }
 
     /// Puts a record in, in place of any earlier one under its key.

@@ -278,11 +278,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let request = Request::Vote {
-            vote: VoteRecord::from(&rpc.vote),
-            last: rpc.last_log_id.map(Into::into),
-            transfer: rpc.leadership_transfer,
-        };
+        let request =
+            Request::Vote { vote: VoteRecord::from(&rpc.vote), last: rpc.last_log_id.map(Into::into), transfer: rpc.leadership_transfer };
         self.ask_vote(&request, option.soft_ttl()).await
     }
 
@@ -324,10 +321,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             Response::TransferVoteChanged { expected, actual } => {
                 Ok(Err(TransferLeaderError::VoteChanged { expected: expected.into(), actual: actual.into() }))
             }
-            Response::TransferLogNotFlushed { expected, actual } => Ok(Err(TransferLeaderError::LogNotFlushed {
-                expected: expected.map(Into::into),
-                actual: actual.map(Into::into),
-            })),
+            Response::TransferLogNotFlushed { expected, actual } => {
+                Ok(Err(TransferLeaderError::LogNotFlushed { expected: expected.map(Into::into), actual: actual.map(Into::into) }))
+            }
             other => Err(unexpected(&other)),
         }
     }

@@ -49,17 +49,40 @@ pub(crate) struct Append {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// One of a pipeline: after a failure the rest of the same session is not tried.
-    AppendNext { session: u64, append: Append },
+    AppendNext {
+        session: u64,
+        append: Append,
+    },
     AppendOne(Append),
-    Vote { vote: VoteRecord, last: Option<LogIdRecord>, transfer: bool },
-    PreVote { vote: VoteRecord, last: Option<LogIdRecord> },
-    Transfer { from: VoteRecord, to: NodeId, last: Option<LogIdRecord> },
-    SnapshotBegin { vote: VoteRecord, last: Option<LogIdRecord>, membership: StoredMembershipRecord, files: Vec<(String, u64)> },
+    Vote {
+        vote: VoteRecord,
+        last: Option<LogIdRecord>,
+        transfer: bool,
+    },
+    PreVote {
+        vote: VoteRecord,
+        last: Option<LogIdRecord>,
+    },
+    Transfer {
+        from: VoteRecord,
+        to: NodeId,
+        last: Option<LogIdRecord>,
+    },
+    SnapshotBegin {
+        vote: VoteRecord,
+        last: Option<LogIdRecord>,
+        membership: StoredMembershipRecord,
+        files: Vec<(String, u64)>,
+    },
     /// The next bytes of the files, one file after the other.
     SnapshotBytes(Bytes),
     SnapshotEnd,
     /// An encoded command. `fresh`: it was never sent before, so the leader may say after which entry it comes.
-    Propose { command: Bytes, after_index: u64, fresh: bool },
+    Propose {
+        command: Bytes,
+        after_index: u64,
+        fresh: bool,
+    },
     ReadIndex,
     AddMember(Member),
     RemoveMember(NodeId),
@@ -72,17 +95,32 @@ pub(crate) enum Response {
     Appended(Option<LogIdRecord>),
     AppendConflict(LogIdRecord),
     HigherVote(VoteRecord),
-    Voted { vote: VoteRecord, last: Option<LogIdRecord>, granted: bool },
+    Voted {
+        vote: VoteRecord,
+        last: Option<LogIdRecord>,
+        granted: bool,
+    },
     Transferred,
-    TransferVoteChanged { expected: VoteRecord, actual: VoteRecord },
-    TransferLogNotFlushed { expected: Option<LogIdRecord>, actual: Option<LogIdRecord> },
+    TransferVoteChanged {
+        expected: VoteRecord,
+        actual: VoteRecord,
+    },
+    TransferLogNotFlushed {
+        expected: Option<LogIdRecord>,
+        actual: Option<LogIdRecord>,
+    },
     SnapshotContinue,
     SnapshotInstalled(VoteRecord),
-    Proposed { index: u64, outcome: Outcome },
+    Proposed {
+        index: u64,
+        outcome: Outcome,
+    },
     ReadIndex(u64),
     Done,
     /// This member does not lead (any more). `maybe_proposed`: the command may have entered the log.
-    NotLeader { maybe_proposed: bool },
+    NotLeader {
+        maybe_proposed: bool,
+    },
     /// A membership change that must not be done.
     Refused(String),
     /// This member cannot do it now.

@@ -6,3 +6,6 @@ pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod messages;
 pub(crate) mod server;
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest,
+};
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -239,10 +241,7 @@ impl Connection {
                 if !incoming.expected.is_empty() {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the snapshot is incomplete"));
                 }
-                let meta = SnapshotMeta {
-                    last_log_id: incoming.last.map(Into::into),
-                    last_membership: incoming.membership.into_stored()?,
-                };
+                let meta = SnapshotMeta { last_log_id: incoming.last.map(Into::into), last_membership: incoming.membership.into_stored()? };
                 let snapshot = Snapshot { meta, snapshot: incoming.files };
                 let installed = self.core.raft.install_full_snapshot(incoming.vote, snapshot).await;
                 installed
@@ -322,14 +321,12 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
             let request = TransferLeaderRequest::new(from.into(), to, last.map(Into::into));
             match core.raft.handle_transfer_leader(request).await.map_err(|error| failed(&error))? {
                 Ok(()) => Ok(Response::Transferred),
-                Err(TransferLeaderError::VoteChanged { expected, actual }) => Ok(Response::TransferVoteChanged {
-                    expected: VoteRecord::from(&expected),
-                    actual: VoteRecord::from(&actual),
-                }),
-                Err(TransferLeaderError::LogNotFlushed { expected, actual }) => Ok(Response::TransferLogNotFlushed {
-                    expected: expected.map(Into::into),
-                    actual: actual.map(Into::into),
-                }),
+                Err(TransferLeaderError::VoteChanged { expected, actual }) => {
+                    Ok(Response::TransferVoteChanged { expected: VoteRecord::from(&expected), actual: VoteRecord::from(&actual) })
+                }
+                Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+                    Ok(Response::TransferLogNotFlushed { expected: expected.map(Into::into), actual: actual.map(Into::into) })
+                }
             }
         }
         Request::Propose { command, after_index, fresh } => Ok(core.propose_as_leader(command, after_index, fresh).await),
@@ -345,9 +342,5 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
 }
 
 fn voted(response: &openraft::raft::VoteResponse<TypeConfig>) -> Response {
-    Response::Voted {
-        vote: VoteRecord::from(&response.vote),
-        last: response.last_log_id.map(Into::into),
-        granted: response.vote_granted,
-    }
+    Response::Voted { vote: VoteRecord::from(&response.vote), last: response.last_log_id.map(Into::into), granted: response.vote_granted }
 }

@@ -1,1 +1,86 @@
-//! Tests of `state_machine`.
+//! The adapter over a real database: what is shown equals what a restart finds, however entries are grouped.
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::apply::tests::any_txn;
+use crate::raft_types::Payload;
+
+fn open(dir: &std::path::Path) -> StateMachine {
+    let state = StateDb::open_current(&dir.join("state"), None).unwrap();
+    let (_, core_applied) = watch::channel(None);
+    StateMachine::new(state, dir.join("snapshots"), core_applied).unwrap()
+}
+
+fn entries(commands: &[Command]) -> Vec<Entry> {
+    (1_u64..)
+        .zip(commands)
+        .map(|(index, command)| Entry {
+            log_id: LogId::new_term_index(3, index),
+            payload: EntryPayload::Normal(Payload(records::encode(command).into())),
+        })
+        .collect()
+}
+
+fn apply(machine: &mut StateMachine, entries: Vec<Entry>) {
+    let stream = futures::stream::iter(entries.into_iter().map(|entry| Ok((entry, None))));
+    futures::executor::block_on(machine.apply(stream)).unwrap();
+}
+
+type Dump = (Revision, Revision, Vec<(bytes::Bytes, bytes::Bytes, Revision, Revision)>, apply::Outcomes, StateMeta, Vec<String>);
+
+fn dump(machine: &StateMachine) -> Dump {
+    let view = machine.shared.view();
+    let records = view.range(b"", None);
+    let records = records.map(|record| (record.key.clone(), record.value.clone(), record.revision, record.create_revision)).collect();
+    let history = machine.shared.db().unwrap().history_heads(0, u64::MAX).unwrap();
+    let history = history.iter().map(|row| format!("{} {:?} {} {:?}", row.revision, row.key, row.is_delete, row.previous)).collect();
+    (view.revision(), machine.shared.compacted(), records, machine.state.outcomes.clone(), machine.meta.clone(), history)
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        12 => any_txn().prop_map(|txn| Command::Txn { txn, after_index: 0, time_unix_ms: 0 }),
+        1 => (0..40_u64).prop_map(|upto| Command::Compact { upto }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_restart_and_another_grouping_arrive_at_the_same_state(
+        commands in proptest::collection::vec(any_command(), 1..80),
+        cut in 0..80_usize,
+    ) {
+        let entries = entries(&commands);
+        let cut = cut.min(entries.len());
+        let (one, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let mut whole = open(one.path());
+        apply(&mut whole, entries.clone());
+        // the other restarts in between
+        let mut parts = open(other.path());
+        apply(&mut parts, entries[..cut].to_vec());
+        drop(parts);
+        let mut parts = open(other.path());
+        for entry in &entries[cut..] {
+            apply(&mut parts, vec![entry.clone()]);
+        }
+        prop_assert_eq!(dump(&whole), dump(&parts));
+        drop(parts);
+        prop_assert_eq!(dump(&whole), dump(&open(other.path())));
+    }
+}
+
+#[test]
+fn an_entry_of_another_version_stops_this_member_instead_of_diverging() {
+    let dir = TempDir::new().unwrap();
+    let mut machine = open(dir.path());
+    let mut bytes = records::encode(&Command::Compact { upto: 1 });
+    bytes[0] = 99;
+    let entry = Entry { log_id: LogId::new_term_index(1, 1), payload: EntryPayload::Normal(Payload(bytes.into())) };
+    let stream = futures::stream::iter([Ok((entry, None))]);
+    let error = futures::executor::block_on(machine.apply(stream)).unwrap_err();
+    assert!(error.to_string().contains("version 99"), "{error}");
+}

@@ -230,6 +230,114 @@ async fn a_restart_keeps_everything() {
     cluster.close_all().await;
 }
 
+/// A copy of what is on the disk, as a power cut at this moment would leave it, but for what the kernel has not written back.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_loses_nothing_acknowledged() {
+    let cluster = Cluster::start(1).await;
+    let store = cluster.store(1);
+    for number in 0..100 {
+        store.txn(put(&format!("k/{number}"), "1"), PATIENCE).await.unwrap();
+    }
+    // nothing of this process' memory is in the copy
+    let crashed = cluster.dir.path().join("crashed");
+    copy(&cluster.dir.path().join("1"), &crashed);
+    let mut config = StoreConfig::new(1, &crashed);
+    config.cluster_id = "test".into();
+    let again = Store::open(config).await.unwrap();
+    let view = again.linearizable_view(PATIENCE).await.unwrap();
+    assert_eq!((view.count(b"k/"), view.revision()), (100, 100));
+    again.close().await;
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn a_watcher_that_slept_reads_the_history() {
+    let cluster = Cluster::start(1).await;
+    let store = cluster.store(1);
+    let mut slow = store.watch(b"g/", 0).await.unwrap();
+    let (transactions, keys) = (60_u64, 100);
+    for number in 0..transactions {
+        let ops = (0..keys).flat_map(|key| put(&format!("g/k{key:03}"), &number.to_string()).ops).collect();
+        store.txn(Txn { ops, ..put("", "") }, PATIENCE).await.unwrap();
+    }
+    // more than a ring holds
+    let mut seen = Vec::new();
+    while seen.len() < usize::try_from(transactions * keys).unwrap() {
+        let events = tokio::time::timeout(PATIENCE, slow.next()).await.unwrap().unwrap();
+        let (first, last) = (events.first().unwrap().revision, events.last().unwrap().revision);
+        let whole = events.iter().filter(|event| event.revision == first).count() == usize::try_from(keys).unwrap();
+        assert!(whole && events.len() % usize::try_from(keys).unwrap() == 0, "{first}..{last} is cut");
+        assert_eq!(slow.progress(), last);
+        seen.extend(events.iter().map(|event| (event.revision, event.record.key.clone())));
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]));
+    assert_eq!(seen.last().unwrap().0, transactions);
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_recovers() {
+    let dir = TempDir::with_prefix("tritest").unwrap();
+    let mount = |arguments: &[&str]| {
+        let status = std::process::Command::new(arguments[0]).args(&arguments[1..]).arg(dir.path()).status().unwrap();
+        assert!(status.success(), "{arguments:?} needs root");
+    };
+    mount(&["mount", "-t", "tmpfs", "-o", "size=160m", "tritest"]);
+    let filled = dir.path().join("ballast");
+    let result = tokio::spawn({
+        let path = dir.path().join("store");
+        let filled = filled.clone();
+        async move {
+            let store = Store::open(StoreConfig::new(1, path)).await.unwrap();
+            store.initialize().await.unwrap();
+            store.txn(put("a", "1"), PATIENCE).await.unwrap();
+            std::fs::write(&filled, vec![1_u8; 120 << 20]).unwrap();
+            let refused = loop {
+                match store.txn(put("b", "1"), PATIENCE).await {
+                    Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(&refused, StoreError::ReadOnly(reason) if reason.contains("make room")), "{refused:?}");
+            // reads go on
+            assert_eq!(value(&store.linearizable_view(PATIENCE).await.unwrap(), "a").as_deref(), Some("1"));
+            std::fs::remove_file(&filled).unwrap();
+            while store.txn(put("c", "1"), PATIENCE).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // completely full at once, before anybody has looked: raft stops on this member, the process does not
+            let mut ballast = std::fs::File::create(&filled).unwrap();
+            let block = vec![1_u8; 1 << 16];
+            while std::io::Write::write_all(&mut ballast, &block).is_ok() {}
+            let refused = loop {
+                match store.txn(put("d", &"x".repeat(1 << 20)), PATIENCE).await {
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(refused, StoreError::ReadOnly(_)), "{refused:?}");
+            assert_eq!(value(&store.view(), "a").as_deref(), Some("1"));
+            store.close().await;
+        }
+    });
+    let result = tokio::time::timeout(PATIENCE, result).await;
+    mount(&["umount", "-l"]);
+    result.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_second_opening_is_refused_with_the_path() {
     let cluster = Cluster::start(1).await;
@@ -389,10 +497,8 @@ async fn members_come_and_go() {
         role: MemberRole::Voter,
     };
     cluster.store(follower).add_member(moved.clone(), PATIENCE).await.unwrap();
-    until("everybody knows the new address", || {
-        cluster.stores.values().all(|store| store.status().members.contains(&moved)).then_some(())
-    })
-    .await;
+    until("everybody knows the new address", || cluster.stores.values().all(|store| store.status().members.contains(&moved)).then_some(()))
+        .await;
     cluster.until_equal().await;
     cluster.close_all().await;
 }
@@ -497,10 +603,7 @@ async fn the_past_can_be_read_until_it_is_compacted() {
         let command = records::encode(&Command::Compact { upto });
         store.core().raft.client_write(crate::raft_types::Payload(command.into())).await.unwrap();
         assert_eq!(store.range_at(b"", upto - 1).await.unwrap_err(), StoreError::Compacted { asked: upto - 1, oldest: upto });
-        assert_eq!(
-            store.watch(b"", upto - 1).await.err().unwrap(),
-            WatchError::Compacted { asked: upto - 1, oldest: upto }
-        );
+        assert_eq!(store.watch(b"", upto - 1).await.err().unwrap(), WatchError::Compacted { asked: upto - 1, oldest: upto });
         for at in usize::try_from(upto).unwrap()..states.len() {
             check(store.range_at(b"k/", at as u64).await.unwrap(), at);
         }

@@ -1,0 +1,139 @@
+//! Peers that do not belong, and mutual TLS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::link::Link;
+use super::messages::{Hello, Purpose, Request, Response};
+use crate::store::{Member, MemberRole, PeerTls, Store, StoreConfig};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn store(dir: &TempDir, id: u64, tls: Option<PeerTls>) -> Store {
+    let mut config = StoreConfig::new(id, dir.path().join(id.to_string()));
+    config.cluster_id = "ours".into();
+    (config.election_min, config.election_max) = (Duration::from_millis(400), Duration::from_millis(800));
+    config.tls = tls;
+    Store::open(config).await.unwrap()
+}
+
+fn hello(cluster_id: &str, to: u64) -> Hello {
+    Hello { cluster_id: cluster_id.into(), from: 9, to, purpose: Purpose::Request }
+}
+
+#[tokio::test]
+async fn strangers_are_refused_and_harm_nobody() {
+    let dir = TempDir::new().unwrap();
+    let store = store(&dir, 1, None).await;
+    store.initialize().await.unwrap();
+    let address = store.peer_address().to_string();
+    for (hello, expected) in [(hello("theirs", 1), "this is cluster \"ours\""), (hello("ours", 2), "this is member 1, not 2")] {
+        let error = Link::connect(&address, &hello, None, PATIENCE).await.err().unwrap();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    // garbage, a claim of 4 GiB, and nothing at all
+    for bytes in [vec![0xff_u8; 64], [vec![0xff; 4], vec![0; 8]].concat(), Vec::new()] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // closed or reset, without an answer
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        assert!(ended.is_err() || answer.is_empty());
+    }
+    // after a proper greeting, too
+    let link = Link::connect(&address, &hello("ours", 1), None, PATIENCE).await.unwrap();
+    assert!(matches!(link.start(&Request::SnapshotEnd).await.unwrap(), Response::Failed(_)));
+    for name in ["../escape", ".hidden", "a/b", ""] {
+        let begin = Request::SnapshotBegin {
+            vote: crate::records::VoteRecord { term: 1, voted_for: 9, committed: true },
+            last: None,
+            membership: crate::records::StoredMembershipRecord::default(),
+            files: vec![(name.to_owned(), 1)],
+        };
+        assert!(matches!(link.start(&begin).await.unwrap(), Response::Failed(_)), "{name:?}");
+    }
+    assert!(matches!(link.start(&Request::ReadIndex).await.unwrap(), Response::ReadIndex(_)));
+    store.linearizable_view(PATIENCE).await.unwrap();
+    store.close().await;
+}
+
+/// An authority and what it signs.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    fn tls(&self) -> PeerTls {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let roots = Arc::new(roots);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build().unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        PeerTls { server: Arc::new(server), client: Arc::new(client) }
+    }
+}
+
+#[tokio::test]
+async fn members_talk_over_mutual_tls_and_to_nobody_else() {
+    let dir = TempDir::new().unwrap();
+    let ours = Authority::new();
+    let (first, second) = (store(&dir, 1, Some(ours.tls())).await, store(&dir, 2, Some(ours.tls())).await);
+    first.initialize().await.unwrap();
+    let member = Member { id: 2, peer_address: second.peer_address().to_string(), api_address: String::new(), role: MemberRole::Voter };
+    first.add_member(member, PATIENCE).await.unwrap();
+    let view = second.linearizable_view(PATIENCE).await.unwrap();
+    assert_eq!(view.revision(), 0);
+    let address = first.peer_address().to_string();
+    // no TLS, and another authority's TLS
+    assert!(Link::connect(&address, &hello("ours", 1), None, PATIENCE).await.is_err());
+    assert!(Link::connect(&address, &hello("ours", 1), Some(&Authority::new().tls()), PATIENCE).await.is_err());
+    // ours, without a certificate of its own
+    let mut anonymous = ours.tls();
+    let mut roots = RootCertStore::empty();
+    roots.add(ours.certificate.clone()).unwrap();
+    anonymous.client = Arc::new(
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    );
+    assert!(Link::connect(&address, &hello("ours", 1), Some(&anonymous), PATIENCE).await.is_err());
+    assert!(Link::connect(&address, &hello("ours", 1), Some(&ours.tls()), PATIENCE).await.is_ok());
+    first.close().await;
+    second.close().await;
+}
