@@ -1,13 +1,15 @@
 //! What `exec` and `attach` give back: descriptors of live streams and ways to steer the process behind them.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::shim::Connection;
+use crate::error::{Error, Result};
+use crate::protocol::{Reply, Request};
+use crate::shim::{Connection, exit_status, lost_exit};
 use crate::spec::TerminalSize;
 use crate::status::ExitStatus;
+use crate::sys::Sys;
 
 /// A process started by `Runtime::exec`. Dropping it does not end the process; closing the streams usually does.
 #[derive(Debug)]
@@ -25,11 +27,19 @@ pub struct ExecHandle {
     pub(crate) control: Arc<ExecControl>,
 }
 
-/// Waits for and signals an exec'd process; cheap to share between threads.
-#[derive(Debug)]
+/// Waits for and signals an exec'd process; shared between threads: one waits, another may kill or resize.
 pub struct ExecControl {
+    pub(crate) sys: Arc<dyn Sys>,
+    pub(crate) sandbox_id: String,
     pub(crate) connection: Connection,
+    pub(crate) terminal: Option<OwnedFd>,
     pub(crate) exit: parking_lot::Mutex<Option<ExitStatus>>,
+}
+
+impl std::fmt::Debug for ExecControl {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "ExecControl({:?})", self.connection)
+    }
 }
 
 impl ExecHandle {
@@ -38,41 +48,56 @@ impl ExecHandle {
         self.control.clone()
     }
 
-    /// How the process ended; blocks until it does.
+    /// How the process ended; blocks until it does. `lost` is set when the shim died with it.
     ///
     /// # Errors
-    /// When the shim is gone.
+    /// None at present.
     pub fn wait(&self) -> Result<ExitStatus> {
-        self.control.wait(None).map(|exit| exit.unwrap_or_else(crate::shim::lost_exit))
+        loop {
+            if let Some(exit) = self.control.wait(None)? {
+                return Ok(exit);
+            }
+        }
     }
 }
 
 impl ExecControl {
-    /// How the process ended, or `None` when it has not within `timeout`.
+    /// How the process ended, or `None` when it has not within `timeout`. `lost` is set when the shim died with it.
     ///
     /// # Errors
-    /// When the shim is gone.
+    /// None at present.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
-        let _ = timeout;
-        Ok(*self.exit.lock())
+        let mut exit = self.exit.lock();
+        if exit.is_none() {
+            *exit = match self.connection.receive(timeout) {
+                Ok((Reply::Exited { exit }, _)) => Some(exit_status(&exit)),
+                Ok(_) => None,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+                Err(_) => Some(lost_exit(self.sys.now())),
+            };
+        }
+        Ok(*exit)
     }
 
-    /// Sends a signal to the process.
+    /// Sends a signal to the process; an ended one is fine.
     ///
     /// # Errors
     /// When the shim is gone.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        let _ = signal;
-        Ok(())
+        self.connection.send(&Request::ExecKill { signal }, &[]).map_err(|source| self.failed("signalling a process", source))
+    }
+
+    fn failed(&self, action: &'static str, source: std::io::Error) -> Error {
+        Error::Shim { id: self.sandbox_id.clone(), action, source }
     }
 
     /// Changes the size of its terminal; without one nothing happens.
     ///
     /// # Errors
-    /// When the shim is gone.
+    /// When the terminal refuses.
     pub fn resize(&self, size: TerminalSize) -> Result<()> {
-        let _ = size;
-        Ok(())
+        let Some(terminal) = &self.terminal else { return Ok(()) };
+        self.sys.resize_terminal(terminal.as_fd(), size.width, size.height).map_err(|source| self.failed("resizing a terminal", source))
     }
 }
 

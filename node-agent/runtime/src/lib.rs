@@ -3,11 +3,18 @@
 //! It knows what OCI and Linux know and nothing of Kubernetes: callers say which directories, limits, users and filters a container has.
 //! Begin at [`Runtime`]; what can be asked for is in [`spec`], what is told in [`status`].
 
+mod capabilities;
+mod cgroup;
 pub mod error;
 pub mod handle;
 pub mod lifecycle;
+mod plan;
 pub mod probe;
+#[path = "../shim/protocol.rs"]
+mod protocol;
+mod records;
 mod runtime;
+mod seccomp;
 mod shim;
 pub mod spec;
 pub mod status;

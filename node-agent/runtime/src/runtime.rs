@@ -1,17 +1,27 @@
-//! `Runtime`: the interface of this crate.
+//! `Runtime`: the interface of this crate, and the books it keeps.
 
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+mod containers;
+mod sandboxes;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::SystemTime;
 
+use parking_lot::{Condvar, Mutex};
+
+use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
-use crate::handle::{AttachHandle, ExecHandle, ExecOutput};
-use crate::probe::KernelFeatures;
-use crate::spec::{ContainerSpec, ExecSpec, Resources, SandboxSpec, TerminalSize};
-use crate::status::{ContainerStatus, ExitStatus, RuntimeEvent, SandboxStatus, Stats};
+use crate::lifecycle::{ContainerEvent, ContainerState, SandboxState, Transition, container_transition};
+use crate::plan::{Facts, HostDevice};
+use crate::probe::{KernelFeatures, probe};
+use crate::spec::{ContainerSpec, SandboxSpec};
+use crate::status::{ContainerStatus, ExitStatus, RuntimeEvent, SandboxStatus};
 use crate::sys::Sys;
+use crate::{capabilities, shim};
 
 /// Where a runtime keeps its state and below which cgroup it works.
 #[derive(Clone)]
@@ -26,225 +36,225 @@ pub struct RuntimeConfig {
 
 /// The container runtime. All calls block and may come from any thread.
 pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     config: RuntimeConfig,
+    cgroups: Cgroups,
+    features: KernelFeatures,
+    capabilities: u64,
+    program: File,
+    sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    subscribers: Mutex<Vec<Sender<RuntimeEvent>>>,
+}
+
+struct Sandbox {
+    spec: Arc<SandboxSpec>,
+    dir: PathBuf,
+    created_at: SystemTime,
+    state: Mutex<SandboxBook>,
+    /// Told when the shim is gone.
+    changed: Condvar,
+    /// Held while the sandbox is made, stopped or removed.
+    changing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct SandboxBook {
+    shim_pid: Option<u32>,
+    network_fd: Option<i32>,
+    ready: bool,
+    /// The end of the shim is our doing.
+    stopping: bool,
+}
+
+struct Container {
+    spec: Arc<ContainerSpec>,
+    sandbox_id: String,
+    dir: PathBuf,
+    log_path: Option<PathBuf>,
+    created_at: SystemTime,
+    book: Mutex<ContainerBook>,
+    changed: Condvar,
+}
+
+struct ContainerBook {
+    state: ContainerState,
+    pid: Option<u32>,
+    started_at: Option<SystemTime>,
+    exit: Option<ExitStatus>,
 }
 
 impl Runtime {
     /// A runtime that has taken over every sandbox found in `root_dir` whose shim still lives.
     ///
     /// # Errors
-    /// When the state directory or the cgroup parent can't be made.
+    /// When the state directory or the shim's program can't be made.
     pub fn new(config: RuntimeConfig) -> Result<Runtime> {
-        Ok(Runtime { config })
+        std::fs::create_dir_all(&config.root_dir).map_err(Error::io("creating", &config.root_dir))?;
+        let program = config.sys.shim_program(shim::PROGRAM).map_err(Error::io("creating the shim's program", "memfd"))?;
+        let cgroups = Cgroups::find(&config.cgroup_parent, config.sys.clone());
+        let capabilities = capabilities::available();
+        let features = probe(Path::new("/proc"), &cgroups, capabilities);
+        for warning in &features.warnings {
+            tracing::warn!(warning, "The kernel or our rights lack something");
+        }
+        let inner = Arc::new(Inner {
+            config,
+            cgroups,
+            features,
+            capabilities,
+            program,
+            sandboxes: Mutex::default(),
+            containers: Mutex::default(),
+            subscribers: Mutex::default(),
+        });
+        inner.adopt_all();
+        Ok(Runtime { inner })
     }
 
     /// What this kernel and our rights allow, as found at start.
     pub fn features(&self) -> &KernelFeatures {
-        unreachable_body(&self.config)
+        &self.inner.features
     }
 
     /// Events from now on; each call gives an independent receiver. Look at `list_containers` after subscribing, not before.
     pub fn events(&self) -> Receiver<RuntimeEvent> {
-        std::sync::mpsc::channel().1
-    }
-
-    /// Makes namespaces, cgroup and shim. The network namespace exists on return (`netns_path`), with `lo` up and nothing else.
-    ///
-    /// # Errors
-    /// Nothing is left behind on failure.
-    pub fn create_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus> {
-        Err(Error::SandboxNotFound { id: spec.id })
-    }
-
-    /// Kills all containers and gives the namespaces back. Repeatable.
-    ///
-    /// # Errors
-    /// Unknown id.
-    pub fn stop_sandbox(&self, id: &str) -> Result<()> {
-        Err(Error::SandboxNotFound { id: id.to_owned() })
-    }
-
-    /// Stops the sandbox if need be, removes its containers, cgroups and state. Unknown ids are fine.
-    ///
-    /// # Errors
-    /// When something could not be removed; worth retrying.
-    pub fn remove_sandbox(&self, id: &str) -> Result<()> {
-        Err(Error::SandboxNotFound { id: id.to_owned() })
-    }
-
-    /// One sandbox.
-    ///
-    /// # Errors
-    /// Unknown id.
-    pub fn sandbox(&self, id: &str) -> Result<SandboxStatus> {
-        Err(Error::SandboxNotFound { id: id.to_owned() })
-    }
-
-    /// All sandboxes, by id.
-    pub fn list_sandboxes(&self) -> Vec<SandboxStatus> {
-        Vec::new()
-    }
-
-    /// A descriptor of the sandbox' network namespace; `None` with host network.
-    ///
-    /// # Errors
-    /// Unknown id, or the sandbox is not ready.
-    pub fn netns(&self, sandbox_id: &str) -> Result<Option<OwnedFd>> {
-        Err(Error::SandboxNotFound { id: sandbox_id.to_owned() })
-    }
-
-    /// Registers a container; no process yet.
-    ///
-    /// # Errors
-    /// A wrong specification, a taken id, a sandbox that is not ready.
-    pub fn create_container(&self, sandbox_id: &str, spec: ContainerSpec) -> Result<ContainerStatus> {
-        let _ = spec;
-        Err(Error::SandboxNotFound { id: sandbox_id.to_owned() })
-    }
-
-    /// Starts the container's process; on return the program runs (exec succeeded).
-    ///
-    /// # Errors
-    /// `Error::Start` when the process could not be made; the container is `Exited` then with the code of `StartError::exit_code`.
-    pub fn start_container(&self, id: &str) -> Result<ContainerStatus> {
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// Sends a signal to the container's first process; an exited one is fine.
-    ///
-    /// # Errors
-    /// Unknown id; a container that was never started.
-    pub fn kill_container(&self, id: &str, signal: i32) -> Result<()> {
-        let _ = signal;
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// Sends `signal` (unset: the spec's stop signal), waits up to `timeout`, then kills; returns when the container has exited.
-    ///
-    /// # Errors
-    /// Unknown id, or the kernel could not end the process within a further 10 s.
-    pub fn stop_container(&self, id: &str, signal: Option<i32>, timeout: Duration) -> Result<()> {
-        let _ = (signal, timeout);
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// Waits until the container has exited; `None` after `timeout`.
-    ///
-    /// # Errors
-    /// Unknown id.
-    pub fn wait_container(&self, id: &str, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
-        let _ = timeout;
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// Kills the container if need be and forgets it. Unknown ids are fine. Log file and overlay directories stay: they are the caller's.
-    ///
-    /// # Errors
-    /// When something could not be removed; worth retrying.
-    pub fn remove_container(&self, id: &str) -> Result<()> {
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// Changes limits of a container in place; unset fields stay.
-    ///
-    /// # Errors
-    /// Unknown id; a value the kernel refuses.
-    pub fn update_container_resources(&self, id: &str, resources: &Resources) -> Result<()> {
-        let _ = resources;
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// Changes limits of a sandbox in place; unset fields stay.
-    ///
-    /// # Errors
-    /// Unknown id; a value the kernel refuses.
-    pub fn update_sandbox_resources(&self, id: &str, resources: &Resources) -> Result<()> {
-        let _ = resources;
-        Err(Error::SandboxNotFound { id: id.to_owned() })
-    }
-
-    /// One container.
-    ///
-    /// # Errors
-    /// Unknown id.
-    pub fn container(&self, id: &str) -> Result<ContainerStatus> {
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// All containers, by sandbox and id.
-    pub fn list_containers(&self) -> Vec<ContainerStatus> {
-        Vec::new()
-    }
-
-    /// Starts a further process in a running container.
-    ///
-    /// # Errors
-    /// `Error::Start` when the process could not be made.
-    pub fn exec(&self, container_id: &str, spec: ExecSpec) -> Result<ExecHandle> {
-        let _ = spec;
-        Err(Error::ContainerNotFound { id: container_id.to_owned() })
-    }
-
-    /// Runs a process to its end, keeping at most `output_limit_bytes` of each stream.
-    ///
-    /// # Errors
-    /// `Error::Timeout` after `timeout` (the process is killed then); `Error::Start` when it could not be made.
-    pub fn exec_sync(&self, container_id: &str, spec: ExecSpec, timeout: Option<Duration>, output_limit_bytes: usize) -> Result<ExecOutput> {
-        let _ = (spec, timeout, output_limit_bytes);
-        Err(Error::ContainerNotFound { id: container_id.to_owned() })
-    }
-
-    /// Live streams of a running container.
-    ///
-    /// # Errors
-    /// Unknown id; a container that does not run.
-    pub fn attach(&self, container_id: &str, stdin: bool, stdout: bool, stderr: bool) -> Result<AttachHandle> {
-        let _ = (stdin, stdout, stderr);
-        Err(Error::ContainerNotFound { id: container_id.to_owned() })
-    }
-
-    /// Changes the size of a container's terminal; without one nothing happens.
-    ///
-    /// # Errors
-    /// Unknown id; a container that does not run.
-    pub fn resize_tty(&self, container_id: &str, size: TerminalSize) -> Result<()> {
-        let _ = size;
-        Err(Error::ContainerNotFound { id: container_id.to_owned() })
-    }
-
-    /// Makes the shim open the log path again, after the caller moved the file away.
-    ///
-    /// # Errors
-    /// Unknown id.
-    pub fn reopen_log(&self, container_id: &str) -> Result<()> {
-        Err(Error::ContainerNotFound { id: container_id.to_owned() })
-    }
-
-    /// Resource use of a container.
-    ///
-    /// # Errors
-    /// Unknown id; a container without a cgroup (not started).
-    pub fn container_stats(&self, id: &str) -> Result<Stats> {
-        Err(Error::ContainerNotFound { id: id.to_owned() })
-    }
-
-    /// Resource use of a whole sandbox.
-    ///
-    /// # Errors
-    /// Unknown id.
-    pub fn sandbox_stats(&self, id: &str) -> Result<Stats> {
-        Err(Error::SandboxNotFound { id: id.to_owned() })
+        let (sender, receiver) = channel();
+        self.inner.subscribers.lock().push(sender);
+        receiver
     }
 }
 
-fn unreachable_body(_: &RuntimeConfig) -> &'static KernelFeatures {
-    static NONE: KernelFeatures = KernelFeatures {
-        cgroup: crate::probe::CgroupMode::None,
-        controllers: Vec::new(),
-        user_namespaces: false,
-        seccomp: false,
-        sys_resource: false,
-        warnings: Vec::new(),
-    };
-    &NONE
+impl Inner {
+    fn tell(&self, event: &RuntimeEvent) {
+        self.subscribers.lock().retain(|subscriber| subscriber.send(event.clone()).is_ok());
+    }
+
+    fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        self.sandboxes.lock().get(id).cloned().ok_or_else(|| Error::SandboxNotFound { id: id.to_owned() })
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.containers.lock().get(id).cloned().ok_or_else(|| Error::ContainerNotFound { id: id.to_owned() })
+    }
+
+    fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
+        self.containers.lock().values().filter(|container| container.sandbox_id == sandbox_id).cloned().collect()
+    }
+
+    fn sandbox_cgroup(spec: &SandboxSpec) -> String {
+        let path = spec.cgroup.trim_matches('/');
+        if path.is_empty() { format!("pods/{}", spec.id) } else { path.to_owned() }
+    }
+
+    fn container_cgroup(sandbox: &SandboxSpec, id: &str) -> String {
+        format!("{}/{id}", Self::sandbox_cgroup(sandbox))
+    }
+
+    fn shim_cgroup(id: &str) -> String {
+        format!("shims/{id}")
+    }
+
+    fn facts<'a>(&self, sandbox: &'a SandboxSpec, privileged: bool) -> Facts<'a> {
+        Facts {
+            cgroup_mode: self.features.cgroup,
+            v1_mounts: self.cgroups.v1_mounts().map(|(name, dir)| (name, dir.to_path_buf())).collect(),
+            capabilities: self.capabilities,
+            seccomp: self.features.seccomp,
+            host_devices: if privileged { host_devices(Path::new("/dev")) } else { Vec::new() },
+            sandbox,
+        }
+    }
+}
+
+/// Device nodes below `/dev`, except those that every container has of its own.
+fn host_devices(dir: &Path) -> Vec<HostDevice> {
+    const OWN: [&str; 13] =
+        ["pts", "shm", "fd", "mqueue", "console", "null", "zero", "full", "random", "urandom", "tty", "ptmx", ".udev"];
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.filter_map(std::result::Result::ok) {
+        if OWN.iter().any(|own| entry.file_name() == *own) {
+            continue;
+        }
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.extend(host_devices(&entry.path())),
+            Ok(kind) if !kind.is_symlink() => found.extend(HostDevice::find(&entry.path(), &entry.path())),
+            _ => {}
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+impl Sandbox {
+    fn status(&self) -> SandboxStatus {
+        let book = self.state.lock();
+        let netns_path = match (book.ready, book.shim_pid, book.network_fd) {
+            (true, Some(pid), Some(fd)) => Some(PathBuf::from(format!("/proc/{pid}/fd/{fd}"))),
+            _ => None,
+        };
+        SandboxStatus {
+            id: self.spec.id.clone(),
+            state: if book.ready { SandboxState::Ready } else { SandboxState::NotReady },
+            created_at: self.created_at,
+            shim_pid: book.shim_pid,
+            netns_path,
+            spec: self.spec.clone(),
+        }
+    }
+
+    fn check_ready(&self) -> Result<()> {
+        if self.state.lock().ready { Ok(()) } else { Err(Error::SandboxNotReady { id: self.spec.id.clone() }) }
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        let id = self.spec.id.clone();
+        move |source| Error::Shim { id, action, source }
+    }
+}
+
+impl Container {
+    fn status(&self) -> ContainerStatus {
+        let book = self.book.lock();
+        ContainerStatus {
+            id: self.spec.id.clone(),
+            sandbox_id: self.sandbox_id.clone(),
+            state: book.state,
+            created_at: self.created_at,
+            started_at: book.started_at,
+            pid: book.pid.filter(|_| book.state == ContainerState::Running),
+            exit: book.exit,
+            log_path: self.log_path.clone(),
+            spec: self.spec.clone(),
+        }
+    }
+
+    /// Looks the event up in the table and does what it says; false when it is refused.
+    fn advance(&self, event: ContainerEvent, change: impl FnOnce(&mut ContainerBook)) -> std::result::Result<Transition, ContainerState> {
+        let mut book = self.book.lock();
+        let transition = container_transition(book.state, event);
+        match transition {
+            Transition::Refused => return Err(book.state),
+            Transition::To(state) => {
+                book.state = state;
+                change(&mut book);
+            }
+            Transition::Stay | Transition::Gone => {}
+        }
+        self.changed.notify_all();
+        Ok(transition)
+    }
+}
+
+/// Ids become directory and cgroup names.
+fn check_id(field: &'static str, id: &str) -> Result<()> {
+    let fits = !id.is_empty() && id.len() <= 128 && !id.starts_with('.');
+    if fits && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+        return Ok(());
+    }
+    Err(Error::InvalidSpec { field, reason: format!("{id:?} must be 1 to 128 of [A-Za-z0-9._-]") })
 }
