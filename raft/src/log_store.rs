@@ -383,7 +383,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 tail.bytes -= EntryRecord::size_bytes(&entry);
             }
         }
-        tail.last = last.or(tail.purged);
+        if tail.last.is_some_and(|known| known.index() >= from) {
+            tail.last = last.or(tail.purged);
+        }
         Ok(())
     }
 

@@ -640,6 +640,14 @@ async fn an_idle_group_syncs_nothing() {
     let cluster = Cluster::start(3).await;
     cluster.store(1).txn(put("a", "1"), PATIENCE).await.unwrap();
     cluster.until_equal().await;
+    // what is committed may still be on its way to one member's disk
+    let leader = cluster.leader().await;
+    until("all members have synced all entries", || {
+        let status = cluster.store(leader).status();
+        let others = status.matched.iter().filter(|(id, _)| **id != leader);
+        (others.clone().count() == 2 && others.into_iter().all(|(_, matched)| *matched == status.last_log)).then_some(())
+    })
+    .await;
     let syncs = || cluster.stores.values().map(|store| store.status().log_syncs).collect::<Vec<_>>();
     let terms = || cluster.stores.values().map(|store| store.status().term).collect::<Vec<_>>();
     let before = (syncs(), terms());
