@@ -28,6 +28,9 @@ pub mod registry;
 mod remote;
 mod store;
 pub mod to_remove;
+mod tree;
+#[cfg(test)]
+mod testing;
 mod unpack;
 
 pub use compression::Compression;

@@ -237,3 +237,6 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     File::open(parent).and_then(|directory| directory.sync_all()).during("sync", parent)
 }
+
+#[cfg(test)]
+mod tests;
