@@ -143,7 +143,7 @@ impl SchedulerCluster for InProcess {
     }
 
     async fn bind(&self, pod: &PodId, node: &str) -> Result<(), ApiError> {
-        self.local.bind(&pod.namespace, &pod.name, &pod.uid, node).await
+        self.local.bind(&pod.namespace, &pod.name, &pod.uid, node).await.map(drop)
     }
 
     async fn patch_pod_status(&self, pod: &PodId, mut patch: Value) -> Result<(), ApiError> {

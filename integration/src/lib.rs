@@ -1,1 +1,9 @@
-//! trierarch-integration
+//! What the tests between processes share: a cluster of the real program, the real kubectl, and waiting for conditions.
+//!
+//! Begin with [`cluster`] (a cluster for a test) and [`steps`] (a runner for tests that build on each other).
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test runner talks to people")]
+
+pub mod cluster;
+pub mod steps;
+pub mod wait;

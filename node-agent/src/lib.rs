@@ -10,7 +10,9 @@
 pub mod bootstrap;
 pub mod clock;
 pub mod config;
+pub mod feeders;
 pub mod kubelet;
+pub mod node_status;
 pub mod run;
 pub mod streaming;
 

@@ -64,6 +64,13 @@ impl Quantity {
         saturate(div_up(self.nanos, NANO / 1000))
     }
 
+    /// Rounded up to thousandths, as resource lists keep quantities.
+    #[must_use]
+    pub fn rounded_to_millis(self) -> Self {
+        const STEP: i128 = NANO / 1000;
+        Self { nanos: div_up(self.nanos, STEP).saturating_mul(STEP), format: self.format }
+    }
+
     /// How it is written.
     pub fn format(self) -> Format {
         self.format

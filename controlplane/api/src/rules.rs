@@ -135,6 +135,36 @@ pub fn drop_status(object: &mut Value, _: &RequestFacts) {
     }
 }
 
+/// [`drop_status`] for kinds that count generations: the first is 1.
+pub fn first_generation(object: &mut Value, facts: &RequestFacts) {
+    drop_status(object, facts);
+    set_generation(object, 1);
+}
+
+/// [`keep_status`] for kinds that count generations: a changed `spec` is a new one.
+pub fn count_generation(new: &mut Value, old: &Value, facts: &RequestFacts) {
+    keep_status(new, old, facts);
+    bump_generation(new, old, new.get("spec") != old.get("spec"));
+}
+
+/// The old generation, or the next one if something `changed`.
+pub fn bump_generation(new: &mut Value, old: &Value, changed: bool) {
+    let before = old["metadata"]["generation"].as_i64().unwrap_or(0);
+    set_generation(new, if changed { before + 1 } else { before });
+}
+
+fn set_generation(object: &mut Value, generation: i64) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("generation".to_owned(), generation.into());
+    }
+}
+
+/// For kinds whose `status` is not a subresource: nothing is dropped.
+pub fn as_given(_: &mut Value, _: &RequestFacts) {}
+
+/// [`as_given`] on update.
+pub fn as_given_update(_: &mut Value, _: &Value, _: &RequestFacts) {}
+
 /// Puts the old `status` back: only the `status` subresource changes it.
 pub fn keep_status(new: &mut Value, old: &Value, _: &RequestFacts) {
     copy_field(new, old, "status");

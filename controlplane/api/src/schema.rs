@@ -438,7 +438,8 @@ mod tests {
                     kind = inner.base();
                 }
                 if let Type::Struct(reference) = kind {
-                    let known = named(reference.name()).is_some();
+                    // webhook and discovery messages are no stored objects
+                    let known = named(reference.name()).is_some() || name.starts_with("admission.") || name.starts_with("imagepolicy.");
                     assert!(known, "{name}.{} refers to {}", field.name, reference.name());
                 }
             }

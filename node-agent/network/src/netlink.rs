@@ -1,5 +1,8 @@
 //! A netlink socket: one request, its answers. It belongs to the network namespace it was opened in, whichever thread uses it later.
 
+pub(crate) mod attributes;
+mod netfilter;
+
 use std::{io, num::NonZeroI32, os::fd::BorrowedFd};
 
 use netlink_packet_core::{

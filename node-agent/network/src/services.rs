@@ -6,4 +6,6 @@ pub mod snapshot;
 pub mod rules;
 pub mod diff;
 pub mod nft;
+pub mod text;
+pub(crate) mod wire;
 pub mod tracer;

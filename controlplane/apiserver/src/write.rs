@@ -1,0 +1,313 @@
+//! Create and update: what happens to an object between its bytes and the store.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use trierarch_api::{ApiError, Kind, Object, Path, Problems, Snapshot as _, Subresource, Verb};
+use trierarch_raft::Guard;
+
+use crate::apiserver::{ApiServer, StoreSnapshot};
+use crate::dispatch::{Admitted, Answer};
+use crate::pipeline::commit::{self, Companions, Expect, Outcome};
+use crate::pipeline::{Ctx, admit, decode, encode, metadata};
+use crate::service_ip;
+
+/// How often a generated name may collide, and an update lose a race, before the client hears of it.
+const TRIES: usize = 8;
+
+/// `POST` of a collection.
+pub(crate) async fn create_request(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer, ApiError> {
+    let chosen = admitted.choose(true)?;
+    let ctx = admitted.ctx()?;
+    let value = decode::body(&ctx, kind, admitted.call)?;
+    let object = create(admitted.server, &ctx, kind, &admitted.info.namespace, value).await?;
+    Ok(encode::answer(201, &object, kind, chosen, &ctx))
+}
+
+/// `PUT` of an object or of a subresource that is a view of it.
+pub(crate) async fn update_request(admitted: &Admitted<'_>, kind: &Arc<Kind>, sub: Option<Subresource>) -> Result<Answer, ApiError> {
+    let chosen = admitted.choose(true)?;
+    let ctx = admitted.ctx()?;
+    let info = admitted.info;
+    let value = decode::body(&ctx, kind, admitted.call)?;
+    let name = metadata::text(&value, "name");
+    if name.is_empty() {
+        return Err(ApiError::bad_request("name must be provided"));
+    }
+    if name != info.name {
+        return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", info.name)));
+    }
+    let target = Target { kind, namespace: object_namespace(kind, &info.namespace), name: &info.name, sub };
+    let updated = update(admitted.server, &ctx, &target, Source::Whole(value)).await?;
+    Ok(encode::answer(if updated.created { 201 } else { 200 }, &updated.object, kind, chosen, &ctx))
+}
+
+/// The namespace part of an object's key: the `namespaces` resource carries its own name as namespace in requests.
+pub(crate) fn object_namespace<'a>(kind: &Kind, namespace: &'a str) -> &'a str {
+    if kind.namespaced_scope() { namespace } else { "" }
+}
+
+/// The state that a write is decided on.
+pub(crate) async fn state(server: &ApiServer, ctx: &Ctx) -> Result<StoreSnapshot, ApiError> {
+    if ctx.local { Ok(server.snapshot()) } else { server.fresh_snapshot(ctx.deadline).await }
+}
+
+/// The row under which objects of a row are stored.
+pub(crate) fn stored_row(server: &ApiServer, kind: &Arc<Kind>) -> Arc<Kind> {
+    match &kind.stored_as {
+        Some(resource) => server.registry.by_storage(resource).unwrap_or_else(|| Arc::clone(kind)),
+        None => Arc::clone(kind),
+    }
+}
+
+/// Stores a new object.
+///
+/// # Errors
+/// Everything that can be wrong with it; 409 when the name is taken.
+pub async fn create(server: &ApiServer, ctx: &Ctx, kind: &Arc<Kind>, namespace: &str, mut value: Value) -> Result<Arc<Object>, ApiError> {
+    let requested = kind;
+    let kind = &stored_row(server, requested);
+    metadata::settle_namespace(kind, &mut value, object_namespace(kind, namespace))?;
+    if !metadata::text(&value, "resourceVersion").is_empty() {
+        return Err(ApiError::internal("resourceVersion should not be set on objects to be created"));
+    }
+    decode::convert(requested, kind, &mut value);
+    let generates = metadata::text(&value, "name").is_empty() && !metadata::text(&value, "generateName").is_empty();
+    let uid = uuid::Uuid::new_v4().to_string();
+    let mut last = None;
+    for _ in 0..TRIES {
+        let snapshot = state(server, ctx).await?;
+        let mut object = value.clone();
+        if generates {
+            let name = metadata::generated(metadata::text(&object, "generateName"));
+            metadata::of(&mut object).insert("name".to_owned(), name.into());
+        }
+        let name = metadata::text(&object, "name").to_owned();
+        metadata::create(kind, &mut object, &uid, ctx.now);
+        (kind.rules.default)(&mut object);
+        admit::namespace_lives(&snapshot, kind, &object)?;
+        Box::pin(admit::mutate_create(server, &snapshot, ctx, kind, &mut object)).await?;
+        (kind.rules.default)(&mut object);
+        (kind.rules.prepare_create)(&mut object, &ctx.facts());
+        let mut companions = service_ip::on_create(&snapshot, &server.settings, kind, &mut object)?;
+        decode::record_manager(ctx, kind, None, &mut object, None);
+        decode::finish(kind, &mut object);
+        check(kind, &object, None, None)?;
+        for warning in (kind.rules.warnings)(&object) {
+            ctx.warn(warning);
+        }
+        admit::validate_create(server, &snapshot, ctx, kind, &object)?;
+        if let Some(key) = admit::namespace_key(kind, &object) {
+            companions.guards.insert(0, Guard::Present { key });
+        }
+        match Box::pin(commit::put(server, ctx, kind, &object, Expect::Absent, companions)).await? {
+            Outcome::Done(stored) => {
+                // a dry run commits nothing, so it must look itself
+                if ctx.dry_run && snapshot.get(&kind.storage(), &stored.namespace, &stored.name).is_some() {
+                    if generates {
+                        continue;
+                    }
+                    return Err(ApiError::already_exists(&requested.group_resource(), &name));
+                }
+                return Ok(stored);
+            }
+            Outcome::Lost => {
+                let taken = ApiError::already_exists(&requested.group_resource(), &name);
+                if !generates {
+                    return Err(taken);
+                }
+                last = Some(taken);
+            }
+            // the namespace went away, or somebody took the address: look again
+            Outcome::CompanionLost(_) => last = Some(ApiError::unavailable("the request lost a race too often; try again")),
+        }
+    }
+    Err(last.unwrap_or_else(|| ApiError::unavailable("the request lost a race too often; try again")))
+}
+
+/// Which object an update is for.
+pub struct Target<'a> {
+    /// The row through which it is seen.
+    pub kind: &'a Arc<Kind>,
+    /// Its namespace, empty when cluster-scoped.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Which part may change; `None` is the main resource.
+    pub sub: Option<Subresource>,
+}
+
+/// How the new state comes about.
+pub enum Source<'a> {
+    /// The client sent all of it.
+    Whole(Value),
+    /// It follows from the present one (`None`: the object does not exist), and is computed again when a race is lost.
+    From(&'a (dyn Fn(Option<&Value>) -> Result<Value, ApiError> + Send + Sync)),
+    /// As above, for server-side apply, which keeps `managedFields` itself.
+    Applied(&'a (dyn Fn(Option<&Value>) -> Result<Value, ApiError> + Send + Sync)),
+}
+
+/// An update's outcome.
+pub struct Updated {
+    /// The object as it is now.
+    pub object: Arc<Object>,
+    /// It did not exist before.
+    pub created: bool,
+}
+
+/// Changes an object.
+///
+/// # Errors
+/// Everything that can be wrong with the new state; 404 and 409.
+pub async fn update(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: Source<'_>) -> Result<Updated, ApiError> {
+    let kind = &stored_row(server, target.kind);
+    for _ in 0..TRIES {
+        let snapshot = state(server, ctx).await?;
+        let found = snapshot.get(&kind.storage(), target.namespace, target.name);
+        let Some(old) = found else {
+            return missing(server, ctx, target, source).await;
+        };
+        let seen = encode::value_of(&old, target.kind);
+        let (mut new, applied) = match &source {
+            Source::Whole(value) => (value.clone(), false),
+            Source::From(change) => (change(Some(&seen))?, false),
+            Source::Applied(change) => (change(Some(&seen))?, true),
+        };
+        decode::convert(target.kind, kind, &mut new);
+        metadata::settle_namespace(kind, &mut new, target.namespace)?;
+        if metadata::text(&new, "name") != old.name {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                metadata::text(&new, "name"),
+                old.name
+            )));
+        }
+        let expected = metadata::expected_version(kind, &new)?;
+        if let Some(version) = expected.filter(|version| *version != old.resource_version) {
+            tracing::trace!(version, resource_version = old.resource_version, "Met a stale writer");
+            return Err(ApiError::modified(&target.kind.group_resource(), &old.name));
+        }
+        if expected.is_none() && !kind.rules.unconditional_update {
+            let mut problems = Problems::default();
+            problems.invalid(&Path::new("metadata").child("resourceVersion"), 0, "must be specified for an update");
+            return Err(ApiError::invalid(kind, &old.name, &problems));
+        }
+        metadata::check_identity(&new, &old)?;
+        // whether losing the race is the client's affair
+        let stated = matches!(source, Source::Whole(_)) && expected.is_some();
+        match Box::pin(replace(server, ctx, kind, target, &snapshot, &old, new, applied)).await? {
+            Outcome::Done(object) => return Ok(Updated { object, created: false }),
+            Outcome::Lost if stated => return Err(ApiError::modified(&target.kind.group_resource(), &old.name)),
+            Outcome::Lost | Outcome::CompanionLost(_) => {}
+        }
+        if ctx.local {
+            // the local view has not caught up with what the store refused: the caller looks again
+            return Err(ApiError::modified(&target.kind.group_resource(), target.name));
+        }
+    }
+    Err(ApiError::modified(&target.kind.group_resource(), target.name))
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of update, cut out of its loop")]
+async fn replace(
+    server: &ApiServer,
+    ctx: &Ctx,
+    kind: &Arc<Kind>,
+    target: &Target<'_>,
+    snapshot: &StoreSnapshot,
+    old: &Arc<Object>,
+    mut new: Value,
+    applied: bool,
+) -> Result<Outcome, ApiError> {
+    let old_value = old.value();
+    metadata::update(&mut new, &old_value);
+    (kind.rules.default)(&mut new);
+    crate::subresource::prepare(kind, target.sub, &mut new, &old_value, &ctx.facts())?;
+    admit::mutate_update(snapshot, ctx, kind, target.sub, &mut new, &old_value)?;
+    let companions = match target.sub {
+        None => service_ip::on_update(snapshot, &server.settings, kind, &mut new, &old_value)?,
+        Some(_) => Companions::default(),
+    };
+    if !applied {
+        decode::record_manager(ctx, kind, Some(&old_value), &mut new, target.sub);
+    }
+    decode::finish(kind, &mut new);
+    check(kind, &new, Some(&old_value), target.sub)?;
+    for warning in (kind.rules.warnings)(&new) {
+        ctx.warn(warning);
+    }
+    admit::validate_update(server, snapshot, ctx, kind, target.sub, &new, &old_value)?;
+    if same_but_times(&new, &old_value) {
+        return Ok(Outcome::Done(Arc::clone(old)));
+    }
+    if crate::delete::nothing_holds(kind, &new) {
+        // the last finalizer went: this update is the end of the object
+        let mut released = service_ip::on_delete(kind, &old_value);
+        released.guards.extend(companions.guards);
+        return commit::remove(server, ctx, old, &new, released).await;
+    }
+    commit::put(server, ctx, kind, &new, Expect::At(old.resource_version), companions).await
+}
+
+async fn missing(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: Source<'_>) -> Result<Updated, ApiError> {
+    let creates = match &source {
+        Source::Whole(_) => target.sub.is_none() && target.kind.rules.create_on_update && target.kind.allows(Verb::Create),
+        Source::From(_) => false,
+        Source::Applied(_) => target.sub.is_none(),
+    };
+    if !creates {
+        return Err(ApiError::not_found(&target.kind.group_resource(), target.name));
+    }
+    let mut value = match source {
+        Source::Whole(value) => value,
+        Source::From(change) | Source::Applied(change) => change(None)?,
+    };
+    if metadata::expected_version(target.kind, &value)?.is_some() || !metadata::text(&value, "uid").is_empty() {
+        return Err(ApiError::conflict(
+            &target.kind.group_resource(),
+            target.name,
+            "the object has been deleted; please recreate it if that is what you want",
+        ));
+    }
+    metadata::of(&mut value).remove("resourceVersion");
+    let object = Box::pin(create(server, ctx, target.kind, target.namespace, value)).await?;
+    Ok(Updated { object, created: true })
+}
+
+/// Every problem of a new state.
+fn check(kind: &Kind, object: &Value, old: Option<&Value>, sub: Option<Subresource>) -> Result<(), ApiError> {
+    let mut problems = Problems::default();
+    match (old, sub) {
+        (Some(old), Some(Subresource::Status)) => {
+            decode::validate_metadata(kind, object, Some(old), &mut problems);
+            (kind.rules.validate_status)(object, old, &mut problems);
+        }
+        (Some(old), _) => {
+            decode::validate(kind, object, Some(old), &mut problems);
+            (kind.rules.validate)(object, &mut problems);
+            (kind.rules.validate_update)(object, old, &mut problems);
+            crate::subresource::allow(kind, sub, object, old, &mut problems);
+        }
+        (None, _) => {
+            decode::validate(kind, object, None, &mut problems);
+            (kind.rules.validate)(object, &mut problems);
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, metadata::text(object, "name"), &problems)) }
+}
+
+/// Whether an update changes nothing: times of `managedFields` and the version do not count.
+fn same_but_times(new: &Value, old: &Value) -> bool {
+    let bare = |value: &Value| {
+        let mut value = value.clone();
+        let metadata = metadata::of(&mut value);
+        metadata.remove("resourceVersion");
+        for entry in metadata.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(entry) = entry.as_object_mut() {
+                entry.remove("time");
+            }
+        }
+        value
+    };
+    bare(new) == bare(old)
+}
