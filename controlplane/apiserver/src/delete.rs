@@ -125,7 +125,14 @@ fn returns_object(kind: &Kind) -> bool {
     match kind.group.as_ref() {
         "" => matches!(
             kind.plural.as_ref(),
-            "namespaces" | "persistentvolumes" | "persistentvolumeclaims" | "pods" | "podtemplates" | "resourcequotas" | "services" | "serviceaccounts"
+            "namespaces"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "pods"
+                | "podtemplates"
+                | "resourcequotas"
+                | "services"
+                | "serviceaccounts"
         ),
         "resource.k8s.io" | "storage.k8s.io" => true,
         _ => false,
@@ -218,7 +225,10 @@ fn preconditions(kind: &Kind, object: &Object, options: &DeleteOptions) -> Resul
         return Err(ApiError::conflict(
             &kind.group_resource(),
             &object.name,
-            &format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}", object.resource_version),
+            &format!(
+                "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+                object.resource_version
+            ),
         ));
     }
     Ok(())
@@ -281,7 +291,11 @@ fn mark(value: &mut Value, until: Timestamp, grace: i64) {
 fn namespace(object: &Object, mut value: Value, now: Timestamp) -> Step {
     let held = |finalizers: &Value| finalizers.as_array().is_some_and(|list| !list.is_empty());
     if object.deletion_timestamp.is_some() {
-        return if held(&value["spec"]["finalizers"]) || held(&value["metadata"]["finalizers"]) { Step::Nothing } else { Step::Remove(value) };
+        return if held(&value["spec"]["finalizers"]) || held(&value["metadata"]["finalizers"]) {
+            Step::Nothing
+        } else {
+            Step::Remove(value)
+        };
     }
     mark(&mut value, now, 0);
     metadata::of(&mut value).remove("deletionGracePeriodSeconds");

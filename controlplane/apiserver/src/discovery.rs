@@ -84,7 +84,9 @@ pub(crate) fn paths(server: &ApiServer) -> Answer {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.keys().map(|version| format!("/apis/{group}/{version}")));
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned),
+    );
     Answer::full(200, "application/json", serde_json::to_vec_pretty(&json!({ "paths": paths })).unwrap_or_default())
 }
 
@@ -123,15 +125,19 @@ pub(crate) fn apis(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
         return Ok(aggregate(admitted, version, |group| !group.is_empty()));
     }
     let chosen = admitted.choose(false)?;
-    let list: Vec<Value> =
-        groups(admitted.server).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| group_value(group, versions)).collect();
+    let list: Vec<Value> = groups(admitted.server)
+        .iter()
+        .filter(|(group, _)| !group.is_empty())
+        .map(|(group, versions)| group_value(group, versions))
+        .collect();
     Ok(Answer::document(200, &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": list }), chosen).header("vary", "Accept"))
 }
 
 fn group_value(group: &str, versions: &BTreeMap<String, Vec<Arc<Kind>>>) -> Value {
     let mut names: Vec<&String> = versions.keys().collect();
     names.sort_by_key(|version| std::cmp::Reverse(version_rank(version)));
-    let entries: Vec<Value> = names.iter().map(|version| json!({ "groupVersion": format!("{group}/{version}"), "version": version })).collect();
+    let entries: Vec<Value> =
+        names.iter().map(|version| json!({ "groupVersion": format!("{group}/{version}"), "version": version })).collect();
     json!({ "name": group, "versions": entries, "preferredVersion": entries.first() })
 }
 
@@ -162,7 +168,8 @@ pub(crate) fn group(admitted: &Admitted<'_>, name: &str) -> Result<Answer, ApiEr
 /// `/api/v1` and `/apis/GROUP/VERSION`
 pub(crate) fn resources(admitted: &Admitted<'_>, group: &str, version: &str) -> Result<Answer, ApiError> {
     let chosen = admitted.choose(false)?;
-    let rows: Vec<Arc<Kind>> = admitted.server.registry.all().into_iter().filter(|row| row.group == group && row.version == version).collect();
+    let rows: Vec<Arc<Kind>> =
+        admitted.server.registry.all().into_iter().filter(|row| row.group == group && row.version == version).collect();
     if rows.is_empty() {
         return Err(ApiError::no_such_path());
     }

@@ -162,7 +162,8 @@ pub async fn handle(server: &Arc<ApiServer>, call: Call) -> Answer {
 
 async fn steps(server: &Arc<ApiServer>, call: &Call, options: &Options, info: &RequestInfo) -> Result<Answer, ApiError> {
     let user = authenticate::authenticate(server, &call.peer, &call.headers)?;
-    let _place = if info.long_running() || user.in_group(crate::identity::MASTERS) { None } else { Some(server.flow.enter(info.writes())?) };
+    let _place =
+        if info.long_running() || user.in_group(crate::identity::MASTERS) { None } else { Some(server.flow.enter(info.writes())?) };
     server.authorize(&user, info)?;
     let deadline = Deadline::after(timeout(options)?);
     let admitted = Admitted { server, call, info, options, user: &user, deadline };
@@ -173,7 +174,9 @@ fn timeout(options: &Options) -> Result<Duration, ApiError> {
     match options.get("timeout").filter(|text| !text.is_empty()) {
         None => Ok(TIMEOUT_DEFAULT),
         Some(text) => {
-            let asked = go_duration(text).ok_or_else(|| ApiError::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}")))?;
+            let asked = go_duration(text).ok_or_else(|| {
+                ApiError::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))
+            })?;
             Ok(if asked.is_zero() { TIMEOUT_DEFAULT } else { asked.min(TIMEOUT_MAX) })
         }
     }
@@ -222,10 +225,11 @@ async fn document(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
         "/apis" => discovery::apis(admitted),
         "/openapi/v2" => openapi::v2(admitted),
         "/openapi/v3" => openapi::v3_index(server),
-        "/openid/v1/jwks" => {
-            Ok(Answer::full(200, "application/jwk-set+json", encode::to_bytes(&server.tokens.jwks())).header("cache-control", "public, max-age=3600"))
+        "/openid/v1/jwks" => Ok(Answer::full(200, "application/jwk-set+json", encode::to_bytes(&server.tokens.jwks()))
+            .header("cache-control", "public, max-age=3600")),
+        "/.well-known/openid-configuration" => {
+            Ok(Answer::json(200, &server.tokens.configuration()).header("cache-control", "public, max-age=3600"))
         }
-        "/.well-known/openid-configuration" => Ok(Answer::json(200, &server.tokens.configuration()).header("cache-control", "public, max-age=3600")),
         _ => {
             if let Some((which, check)) = path.rsplit_once('/').filter(|(which, _)| matches!(*which, "/healthz" | "/livez" | "/readyz")) {
                 return health::one(server, which, check).await;
@@ -288,13 +292,13 @@ async fn resource(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
 async fn sub(admitted: &Admitted<'_>, kind: &Arc<Kind>, which: Subresource) -> Result<Answer, ApiError> {
     let verb = admitted.info.verb.as_str();
     match (which, verb) {
-        (
-            Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval,
-            "get",
-        ) => Box::pin(read::get_request(admitted, kind)).await,
-        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval | Subresource::Finalize, "update") => {
-            Box::pin(write::update_request(admitted, kind, Some(which))).await
+        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "get") => {
+            Box::pin(read::get_request(admitted, kind)).await
         }
+        (
+            Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval | Subresource::Finalize,
+            "update",
+        ) => Box::pin(write::update_request(admitted, kind, Some(which))).await,
         (Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "patch") => {
             Box::pin(patch::request(admitted, kind, Some(which))).await
         }

@@ -32,14 +32,19 @@ impl Selection {
     /// 400 for selectors that cannot be read and fields that cannot be selected by.
     pub fn parse(options: &Options, kind: &Kind) -> Result<Self, ApiError> {
         let labels = LabelSelector::parse(options.text("labelSelector")).map_err(|error| {
-            ApiError::bad_request(format!("unable to parse requirement: {error}").replace("unable to parse requirement: unable to parse requirement", "unable to parse requirement"))
+            ApiError::bad_request(
+                format!("unable to parse requirement: {error}")
+                    .replace("unable to parse requirement: unable to parse requirement", "unable to parse requirement"),
+            )
         })?;
         let fields = FieldSelector::parse(options.text("fieldSelector")).map_err(|error| ApiError::bad_request(error.to_string()))?;
         let empty = json!({});
         for term in fields.terms() {
-            let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace") || (kind.rules.field)(&empty, &term.field).is_some();
+            let known =
+                matches!(term.field.as_str(), "metadata.name" | "metadata.namespace") || (kind.rules.field)(&empty, &term.field).is_some();
             if !known {
-                let group_version = if kind.group.is_empty() { format!("/{}", kind.version) } else { format!("{}/{}", kind.group, kind.version) };
+                let group_version =
+                    if kind.group.is_empty() { format!("/{}", kind.version) } else { format!("{}/{}", kind.group, kind.version) };
                 return Err(ApiError::bad_request(format!(
                     "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {}",
                     format!("{group_version}, Resource={}", kind.plural),
@@ -171,7 +176,9 @@ async fn source(admitted: &Admitted<'_>, prefix: &Bytes, whole: &Bytes) -> Resul
             let snapshot = admitted.server.fresh_snapshot(admitted.deadline).await?;
             Ok(present(snapshot))
         }
-        ("", _) => Err(ApiError::bad_request("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")),
+        ("", _) => Err(ApiError::bad_request(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        )),
         ("0", "Exact") => Err(ApiError::bad_request(
             "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
         )),
@@ -219,7 +226,8 @@ fn cut(
     limit: usize,
 ) -> Page {
     let after = source.after.as_deref();
-    let term = selection.node().filter(|_| kind.plural == "pods" && source.past.is_none()).map(|node| IndexTerm::Node(node.to_owned()).to_bytes());
+    let term =
+        selection.node().filter(|_| kind.plural == "pods" && source.past.is_none()).map(|node| IndexTerm::Node(node.to_owned()).to_bytes());
     let one = match (selection.name(), namespace, kind.namespaced_scope()) {
         (Some(name), Some(namespace), true) => Some(ObjectKey::new(kind.storage(), namespace, name).to_bytes()),
         (Some(name), _, false) => Some(ObjectKey::new(kind.storage(), "", name).to_bytes()),
@@ -257,7 +265,10 @@ fn write(items: &[Arc<Record>], admitted: &Admitted<'_>, kind: &Arc<Kind>, chose
         Form::Object if chosen.encoding == Encoding::Json && !chosen.pretty => {
             let size: usize = items.iter().map(|record| record.value.len() + 48).sum();
             let mut out = BytesMut::with_capacity(size + 256);
-            out.put_slice(format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{list_meta},\"items\":[", kind.kind, kind.api_version()).as_bytes());
+            out.put_slice(
+                format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{list_meta},\"items\":[", kind.kind, kind.api_version())
+                    .as_bytes(),
+            );
             let splices = kind.stored_as.is_none();
             let mut first = true;
             for record in items {

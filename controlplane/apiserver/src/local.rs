@@ -131,7 +131,8 @@ impl Local {
     /// As for any client.
     pub async fn delete(&self, key: &ObjectKey, options: DeleteOptions) -> Result<u64, ApiError> {
         let kind = self.row(&key.resource)?;
-        let preconditions = Preconditions { uid: options.uid, resource_version: options.resource_version.map(|version| version.to_string()) };
+        let preconditions =
+            Preconditions { uid: options.uid, resource_version: options.resource_version.map(|version| version.to_string()) };
         let options = delete::DeleteOptions {
             grace_period_seconds: options.grace_period_seconds,
             propagation_policy: options.propagation,

@@ -65,7 +65,10 @@ pub(crate) fn v2(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
         return Err(negotiate::not_acceptable());
     }
     let server = admitted.server;
-    let document = server.documents.get(server.registry.all().len(), "v2", || Some(openapi::v2(&server.registry))).ok_or_else(ApiError::no_such_path)?;
+    let document = server
+        .documents
+        .get(server.registry.all().len(), "v2", || Some(openapi::v2(&server.registry)))
+        .ok_or_else(ApiError::no_such_path)?;
     Ok(answer(admitted, &document))
 }
 

@@ -26,8 +26,12 @@ pub enum Type {
     Apply,
 }
 
-const ACCEPTED: [&str; 4] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+const ACCEPTED: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 
 impl Type {
     /// Of a `Content-Type`.
@@ -87,9 +91,12 @@ pub fn change<'a>(
     let parsed = match way {
         Type::Json => Value::Null,
         Type::Merge | Type::Strategic => {
-            let patch: Value = serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+            let patch: Value =
+                serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
             if !patch.is_object() {
-                return Err(ApiError::bad_request("error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}"));
+                return Err(ApiError::bad_request(
+                    "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}",
+                ));
             }
             patch
         }

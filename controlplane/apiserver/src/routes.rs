@@ -108,7 +108,8 @@ impl ApiServer {
         use base64::Engine as _;
         let list = headers(request);
         if let Some(encoded) = Headers::get(&list, "authorization").and_then(|value| value.strip_prefix("Basic ")) {
-            let plain = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let plain =
+                base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
             let token = plain.as_deref().and_then(|text| text.split_once(':')).map(|(_, password)| password.to_owned());
             return match token {
                 Some(token) => self.authenticate_token(&token).map(|TokenUser { user, .. }| user),
@@ -134,4 +135,3 @@ impl ApiServer {
 pub fn refuse(error: &ApiError) -> HttpResponse {
     respond(Answer::error(error), false)
 }
-

@@ -155,10 +155,7 @@ async fn accept(
 }
 
 /// Guards the extra routes that are the API's own.
-async fn guard(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+async fn guard(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if routes::guarded(request.path())
         && let Some(api) = request.app_data::<web::Data<Arc<ApiServer>>>().cloned()
         && let Err(error) = api.require_nonresource(request.request())

@@ -119,7 +119,8 @@ fn keep_allocated(service: &mut Value, old: &Value) {
     }
     if new_kind != "ExternalName" && old_kind != "ExternalName" {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let empty = service["spec"][field].as_str().is_none_or(str::is_empty) && service["spec"][field].as_array().is_none_or(Vec::is_empty);
+            let empty =
+                service["spec"][field].as_str().is_none_or(str::is_empty) && service["spec"][field].as_array().is_none_or(Vec::is_empty);
             if empty && !old["spec"][field].is_null() {
                 service["spec"][field] = old["spec"][field].clone();
             }
@@ -192,7 +193,8 @@ fn families(service: &mut Value) {
         spec["ipFamilyPolicy"] = json!(if headless && selectorless { "RequireDualStack" } else { "SingleStack" });
     }
     if spec["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
-        spec["ipFamilies"] = if headless && selectorless && spec["ipFamilyPolicy"] != "SingleStack" { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) };
+        spec["ipFamilies"] =
+            if headless && selectorless && spec["ipFamilyPolicy"] != "SingleStack" { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) };
     }
 }
 
@@ -208,7 +210,14 @@ fn address(view: &View, settings: &Settings, service: &mut Value, before: &Held,
             let path = Path::new("spec").child("clusterIPs");
             match named.parse::<Ipv4Addr>() {
                 Ok(address) if !in_range(settings, address) => {
-                    problems.invalid(&path, json!([named]), format!("failed to allocate IP {named}: the provided IP is not in the valid range. The range of valid IPs is {}/{}", settings.service_cidr.0, settings.service_cidr.1));
+                    problems.invalid(
+                        &path,
+                        json!([named]),
+                        format!(
+                            "failed to allocate IP {named}: the provided IP is not in the valid range. The range of valid IPs is {}/{}",
+                            settings.service_cidr.0, settings.service_cidr.1
+                        ),
+                    );
                 }
                 Ok(_) if view.get(&address_key(named)).is_some() => {
                     problems.invalid(&path, json!([named]), format!("failed to allocate IP {named}: provided IP is already allocated"));
@@ -267,7 +276,9 @@ fn node_ports(view: &View, settings: &Settings, service: &mut Value, before: &He
             if wants {
                 // the same port over another protocol shares its node port
                 let twin = shared.iter().find(|(other, over, _)| *other == number && *over != protocol).map(|(_, _, node_port)| *node_port);
-                let chosen = twin.or_else(|| free_port(view, settings, &used)).ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))?;
+                let chosen = twin
+                    .or_else(|| free_port(view, settings, &used))
+                    .ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))?;
                 used.insert(chosen);
                 port["nodePort"] = json!(chosen);
                 shared.push((number, protocol, chosen));
@@ -280,7 +291,8 @@ fn node_ports(view: &View, settings: &Settings, service: &mut Value, before: &He
     if health {
         let stated = service["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0);
         if stated == 0 {
-            let chosen = free_port(view, settings, &used).ok_or_else(|| ApiError::internal("failed to allocate a HealthCheck nodePort: range is full"))?;
+            let chosen = free_port(view, settings, &used)
+                .ok_or_else(|| ApiError::internal("failed to allocate a HealthCheck nodePort: range is full"))?;
             service["spec"]["healthCheckNodePort"] = json!(chosen);
         } else {
             check_port(view, settings, stated, before, &Path::new("spec").child("healthCheckNodePort"), problems);
@@ -295,7 +307,11 @@ fn check_port(view: &View, settings: &Settings, stated: u64, before: &Held, path
         None => problems.invalid(
             path,
             stated,
-            format!("provided port is not in the valid range. The range of valid ports is {}-{}", settings.node_ports.start(), settings.node_ports.end()),
+            format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                settings.node_ports.start(),
+                settings.node_ports.end()
+            ),
         ),
         Some(port) if !before.ports.contains(&port) && view.get(&port_key(port)).is_some() => {
             problems.invalid(path, stated, "provided port is already allocated");
@@ -307,10 +323,7 @@ fn check_port(view: &View, settings: &Settings, stated: u64, before: &Held, path
 fn free_port(view: &View, settings: &Settings, used: &BTreeSet<u16>) -> Option<u16> {
     let free = |port: &u16| !used.contains(port) && view.get(&port_key(*port)).is_none();
     let mut rng = rand::rng();
-    (0..RANDOM_TRIES)
-        .map(|_| rng.random_range(settings.node_ports.clone()))
-        .find(free)
-        .or_else(|| settings.node_ports.clone().find(free))
+    (0..RANDOM_TRIES).map(|_| rng.random_range(settings.node_ports.clone())).find(free).or_else(|| settings.node_ports.clone().find(free))
 }
 
 #[cfg(test)]

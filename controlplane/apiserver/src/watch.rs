@@ -122,7 +122,9 @@ pub(crate) async fn start(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<B
 }
 
 fn check_initial(initial: Option<bool>, matching: &str) -> Result<(), ApiError> {
-    let refuse = |field: &str, why: &str| Err(ApiError::new(Reason::Invalid, format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}")));
+    let refuse = |field: &str, why: &str| {
+        Err(ApiError::new(Reason::Invalid, format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}")))
+    };
     match (initial, matching) {
         (Some(_), "NotOlderThan") | (None, "") => Ok(()),
         (Some(_), _) => refuse("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
@@ -319,12 +321,11 @@ fn at_revision(mut value: Value, revision: u64) -> Value {
 
 fn watch_error(error: &WatchError) -> ApiError {
     match error {
-        WatchError::Compacted { asked, oldest } => {
-            ApiError { detail: format!("asked for {asked}, oldest is {oldest}"), ..ApiError::expired(format!("too old resource version: {asked} ({oldest})")) }
-        }
-        WatchError::Closed => {
-            ApiError::unavailable("the server is shutting down")
-        }
+        WatchError::Compacted { asked, oldest } => ApiError {
+            detail: format!("asked for {asked}, oldest is {oldest}"),
+            ..ApiError::expired(format!("too old resource version: {asked} ({oldest})"))
+        },
+        WatchError::Closed => ApiError::unavailable("the server is shutting down"),
     }
 }
 

@@ -143,9 +143,7 @@ fn impersonate(server: &ApiServer, user: User, headers: &dyn Headers) -> Result<
     let uid = headers.get("impersonate-uid").unwrap_or_default();
     let Some(name) = headers.get("impersonate-user").filter(|name| !name.is_empty()) else {
         if !groups.is_empty() || !extras.is_empty() || !uid.is_empty() {
-            return Err(ApiError::internal(
-                "requested impersonation without impersonating a user".to_owned(),
-            ));
+            return Err(ApiError::internal("requested impersonation without impersonating a user".to_owned()));
         }
         return Ok(user);
     };

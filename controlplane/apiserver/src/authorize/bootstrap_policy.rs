@@ -186,8 +186,7 @@ fn binding_object(binding: &Binding) -> Value {
             })
         })
         .collect();
-    let mut metadata =
-        json!({ "name": binding.name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" }, "annotations": { AUTO_UPDATE: "true" } });
+    let mut metadata = json!({ "name": binding.name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" }, "annotations": { AUTO_UPDATE: "true" } });
     if !binding.namespace.is_empty() {
         metadata["namespace"] = json!(binding.namespace);
     }
@@ -210,7 +209,6 @@ fn row(value: &Value) -> trierarch_api::Kind {
     let found = registry.by_kind(value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     (*found.expect("a row")).clone()
 }
-
 
 #[cfg(test)]
 mod tests {

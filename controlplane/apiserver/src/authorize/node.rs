@@ -56,10 +56,7 @@ pub fn decide(snapshot: &dyn Snapshot, user: &User, info: &RequestInfo, _now: ji
 
 /// Whether a pod on the node refers to the object.
 fn pods_refer(snapshot: &dyn Snapshot, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
-    snapshot
-        .by_term(&PODS, Some(namespace), &IndexTerm::Node(node.to_owned()))
-        .iter()
-        .any(|pod| refers(&pod.value(), resource, name))
+    snapshot.by_term(&PODS, Some(namespace), &IndexTerm::Node(node.to_owned())).iter().any(|pod| refers(&pod.value(), resource, name))
 }
 
 /// Whether a pod refers to an object of its namespace.
@@ -68,7 +65,9 @@ pub fn refers(pod: &Value, resource: &str, name: &str) -> bool {
     let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
     match resource {
         "serviceaccounts" => return spec["serviceAccountName"] == name,
-        "persistentvolumeclaims" => return list(&spec["volumes"]).iter().any(|volume| volume["persistentVolumeClaim"]["claimName"] == name),
+        "persistentvolumeclaims" => {
+            return list(&spec["volumes"]).iter().any(|volume| volume["persistentVolumeClaim"]["claimName"] == name);
+        }
         _ => {}
     }
     let (env_from, key_ref, volume_source, volume_name) = if resource == "secrets" {

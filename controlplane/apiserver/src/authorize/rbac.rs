@@ -138,7 +138,12 @@ fn role_rules(snapshot: &dyn Snapshot, role: &RoleRef, namespace: &str) -> Resul
 
 /// Calls `visit` with every set of rules that a user has in a namespace (empty: at the cluster scope) until it returns true.
 /// Returns the texts of what could not be resolved.
-fn visit(snapshot: &dyn Snapshot, user: &User, namespace: &str, mut visit: impl FnMut(&[PolicyRule], &str) -> bool) -> Result<(), Vec<String>> {
+fn visit(
+    snapshot: &dyn Snapshot,
+    user: &User,
+    namespace: &str,
+    mut visit: impl FnMut(&[PolicyRule], &str) -> bool,
+) -> Result<(), Vec<String>> {
     let mut missing = Vec::new();
     for binding in snapshot.list(&CLUSTER_ROLE_BINDINGS, None) {
         if let Some(role) = bound(&binding, user) {
@@ -181,9 +186,10 @@ pub fn decide(snapshot: &dyn Snapshot, user: &User, info: &RequestInfo) -> Decis
     });
     match (allowed, outcome) {
         (Some(reason), _) => Decision::Allow(reason),
-        (None, Err(missing)) if !missing.is_empty() => {
-            Decision::NoOpinion(format!("RBAC: {}", if missing.len() == 1 { missing[0].clone() } else { format!("[{}]", missing.join(", ")) }))
-        }
+        (None, Err(missing)) if !missing.is_empty() => Decision::NoOpinion(format!(
+            "RBAC: {}",
+            if missing.len() == 1 { missing[0].clone() } else { format!("[{}]", missing.join(", ")) }
+        )),
         _ => Decision::NoOpinion(String::new()),
     }
 }
@@ -239,7 +245,9 @@ fn covers_rule(owner: &PolicyRule, wanted: &PolicyRule) -> bool {
     let all = |owned: &[String], wanted: &[String]| owned.iter().any(|each| each == "*") || wanted.iter().all(|each| owned.contains(each));
     let resources = wanted.resources.iter().all(|resource| {
         owner.resources.iter().any(|owned| {
-            owned == "*" || owned == resource || owned.strip_prefix("*/").is_some_and(|sub| resource.split_once('/').is_some_and(|(_, s)| s == sub))
+            owned == "*"
+                || owned == resource
+                || owned.strip_prefix("*/").is_some_and(|sub| resource.split_once('/').is_some_and(|(_, s)| s == sub))
         })
     });
     let names = if wanted.resource_names.is_empty() {
@@ -308,7 +316,11 @@ mod tests {
         check(&rule(&["*"], &["*"], &["*"], &[]), "GET", "/api/v1/namespaces/a/pods/p/log", true);
         check(&rule(&["get"], &[""], &["secrets"], &["s"]), "GET", "/api/v1/namespaces/a/secrets/s", true);
         check(&rule(&["list"], &[""], &["secrets"], &["s"]), "GET", "/api/v1/namespaces/a/secrets", false);
-        let paths = PolicyRule { verbs: vec!["get".into()], non_resource_urls: vec!["/healthz".into(), "/openapi/*".into()], ..PolicyRule::default() };
+        let paths = PolicyRule {
+            verbs: vec!["get".into()],
+            non_resource_urls: vec!["/healthz".into(), "/openapi/*".into()],
+            ..PolicyRule::default()
+        };
         check(&paths, "GET", "/openapi/v3", true);
         check(&paths, "GET", "/healthz/ping", false);
     }

@@ -47,7 +47,8 @@ pub(crate) fn create(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer
 }
 
 fn asked_user(spec: &Value) -> User {
-    let list = |value: &Value| value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect::<Vec<_>>();
+    let list =
+        |value: &Value| value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect::<Vec<_>>();
     let mut user = User {
         name: spec["user"].as_str().unwrap_or_default().to_owned(),
         uid: spec["uid"].as_str().unwrap_or_default().to_owned(),
@@ -120,12 +121,15 @@ fn token(admitted: &Admitted<'_>, spec: &Value) -> Result<Value, ApiError> {
     if token.is_empty() {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
-    let mut audiences: Vec<String> = spec["audiences"].as_array().into_iter().flatten().filter_map(|each| each.as_str().map(str::to_owned)).collect();
+    let mut audiences: Vec<String> =
+        spec["audiences"].as_array().into_iter().flatten().filter_map(|each| each.as_str().map(str::to_owned)).collect();
     if audiences.is_empty() {
         audiences.clone_from(&admitted.server.settings.service_account.audiences);
     }
     Ok(match admitted.server.authenticate_token_for(token, &audiences) {
         Ok(found) => json!({ "authenticated": true, "user": found.user.to_json(), "audiences": found.audiences }),
-        Err(error) => json!({ "user": {}, "error": if error.detail.is_empty() { "invalid bearer token".to_owned() } else { format!("[invalid bearer token, {}]", error.detail) } }),
+        Err(error) => {
+            json!({ "user": {}, "error": if error.detail.is_empty() { "invalid bearer token".to_owned() } else { format!("[invalid bearer token, {}]", error.detail) } })
+        }
     })
 }

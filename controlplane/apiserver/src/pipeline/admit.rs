@@ -141,13 +141,7 @@ pub fn mutate_update(
 ///
 /// # Errors
 /// 403
-pub fn validate_create(
-    server: &ApiServer,
-    snapshot: &StoreSnapshot,
-    ctx: &Ctx,
-    kind: &Kind,
-    object: &Value,
-) -> Result<(), ApiError> {
+pub fn validate_create(server: &ApiServer, snapshot: &StoreSnapshot, ctx: &Ctx, kind: &Kind, object: &Value) -> Result<(), ApiError> {
     node_restriction::create(snapshot, ctx, kind, object)?;
     if kind.group == "rbac.authorization.k8s.io" {
         role_escalation::check(server, snapshot, ctx, kind, object)?;
@@ -172,10 +166,16 @@ pub fn validate_update(
     if kind.group == "rbac.authorization.k8s.io" && sub.is_none() && grants(new) != grants(old) {
         role_escalation::check(server, snapshot, ctx, kind, new)?;
     }
-    if kind.group == "certificates.k8s.io" && sub == Some(Subresource::Approval) && new["status"]["conditions"] != old["status"]["conditions"] {
+    if kind.group == "certificates.k8s.io"
+        && sub == Some(Subresource::Approval)
+        && new["status"]["conditions"] != old["status"]["conditions"]
+    {
         signer_allowed(server, ctx, new, "approve")?;
     }
-    if kind.group == "certificates.k8s.io" && sub == Some(Subresource::Status) && new["status"]["certificate"] != old["status"]["certificate"] {
+    if kind.group == "certificates.k8s.io"
+        && sub == Some(Subresource::Status)
+        && new["status"]["certificate"] != old["status"]["certificate"]
+    {
         signer_allowed(server, ctx, new, "sign")?;
     }
     Ok(())

@@ -60,7 +60,8 @@ fn json_body(call: &Call) -> Result<bytes::Bytes, ApiError> {
 /// # Errors
 /// 400
 pub fn yaml_to_json(body: &[u8]) -> Result<bytes::Bytes, ApiError> {
-    let value: Value = serde_yaml::from_slice(body).map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
+    let value: Value =
+        serde_yaml::from_slice(body).map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
     Ok(crate::pipeline::encode::to_bytes(&value))
 }
 

@@ -120,5 +120,9 @@ fn invalid_option(verb: &str, option: &str, value: &str, supported: &[&str]) -> 
     let mut problems = Problems::default();
     problems.not_supported(&trierarch_api::Path::new(option), value, supported);
     let text = problems.0.first().map(ToString::to_string).unwrap_or_default();
-    ApiError { group: "meta.k8s.io".to_owned(), kind: name.to_owned(), ..ApiError::new(Reason::Invalid, format!("{name}.meta.k8s.io \"\" is invalid: {text}")) }
+    ApiError {
+        group: "meta.k8s.io".to_owned(),
+        kind: name.to_owned(),
+        ..ApiError::new(Reason::Invalid, format!("{name}.meta.k8s.io \"\" is invalid: {text}"))
+    }
 }

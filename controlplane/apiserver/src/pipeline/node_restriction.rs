@@ -46,11 +46,13 @@ fn mirror_pod(snapshot: &StoreSnapshot, kind: &Kind, node: &str, name: &str, pod
     }
     let owners = pod["metadata"]["ownerReferences"].as_array().map_or(0, Vec::len);
     let owner = &pod["metadata"]["ownerReferences"][0];
-    let uid = snapshot.get(&trierarch_api::GroupResource::new("", "nodes"), "", node).map(|object| object.uid.0.clone()).unwrap_or_default();
+    let uid =
+        snapshot.get(&trierarch_api::GroupResource::new("", "nodes"), "", node).map(|object| object.uid.0.clone()).unwrap_or_default();
     if owners != 1 || owner["kind"] != "Node" || owner["name"] != node || owner["uid"] != uid.as_str() {
         return Err(refuse(kind, name, &format!("node {node:?} can only create pods with an owner reference set to itself")));
     }
-    let reads = |volume: &Value| ["secret", "configMap", "persistentVolumeClaim", "projected"].iter().any(|source| !volume[*source].is_null());
+    let reads =
+        |volume: &Value| ["secret", "configMap", "persistentVolumeClaim", "projected"].iter().any(|source| !volume[*source].is_null());
     if pod["spec"]["volumes"].as_array().into_iter().flatten().any(reads) {
         return Err(refuse(kind, name, &format!("node {node:?} can not create pods that reference secrets, configmaps or claims")));
     }
@@ -80,9 +82,7 @@ pub fn update(
             }
             labels(kind, name, new, old)
         }
-        ("", "pods") if sub != Some(Subresource::Status) => {
-            Err(refuse(kind, name, &format!("node {node:?} can only update pod status")))
-        }
+        ("", "pods") if sub != Some(Subresource::Status) => Err(refuse(kind, name, &format!("node {node:?} can only update pod status"))),
         ("", "pods") if old["spec"]["nodeName"] != node => {
             Err(refuse(kind, name, &format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself")))
         }
@@ -109,7 +109,11 @@ pub fn delete(_snapshot: &StoreSnapshot, ctx: &Ctx, kind: &Kind, object: &Object
 fn labels(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), ApiError> {
     let map = |value: &Value| value["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     let (new, old) = (map(new), map(old));
-    let changed = new.iter().filter(|(key, value)| old.get(*key) != Some(value)).map(|(key, _)| key).chain(old.keys().filter(|key| !new.contains_key(*key)));
+    let changed = new
+        .iter()
+        .filter(|(key, value)| old.get(*key) != Some(value))
+        .map(|(key, _)| key)
+        .chain(old.keys().filter(|key| !new.contains_key(*key)));
     let mut forbidden: Vec<&str> = changed.map(String::as_str).filter(|key| !node_may_set(key)).collect();
     if forbidden.is_empty() {
         return Ok(());
@@ -139,7 +143,10 @@ fn node_may_set(key: &str) -> bool {
     if !below("kubernetes.io") && !below("k8s.io") {
         return true;
     }
-    KNOWN.contains(&key) || below("kubelet.kubernetes.io") || below("node.kubernetes.io") || prefix.ends_with("failure-domain.beta.kubernetes.io")
+    KNOWN.contains(&key)
+        || below("kubelet.kubernetes.io")
+        || below("node.kubernetes.io")
+        || prefix.ends_with("failure-domain.beta.kubernetes.io")
 }
 
 #[cfg(test)]

@@ -49,7 +49,8 @@ pub async fn service_account(server: &ApiServer, snapshot: &StoreSnapshot, ctx: 
     };
     let account = account.value();
     let spec = &mut pod["spec"];
-    let mounts = spec["automountServiceAccountToken"].as_bool().or_else(|| account["automountServiceAccountToken"].as_bool()).unwrap_or(true);
+    let mounts =
+        spec["automountServiceAccountToken"].as_bool().or_else(|| account["automountServiceAccountToken"].as_bool()).unwrap_or(true);
     if mounts {
         mount_token(spec);
     }
@@ -146,7 +147,10 @@ pub fn priority(pod: &mut Value) -> Result<(), ApiError> {
         return Err(ApiError::forbidden(
             &PODS,
             metadata::text(pod, "name"),
-            &format!("the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name", stated.unwrap_or(0)),
+            &format!(
+                "the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name",
+                stated.unwrap_or(0)
+            ),
         ));
     }
     pod["spec"]["priority"] = json!(value);
@@ -193,7 +197,8 @@ mod tests {
 
     #[test]
     fn tolerations_that_are_there_stay() {
-        let mut pod = json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "tolerationSeconds": 5}]}});
+        let mut pod =
+            json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "tolerationSeconds": 5}]}});
         tolerations(&mut pod);
         assert_eq!(pod["spec"]["tolerations"].as_array().expect("a list").len(), 2);
         assert_eq!(pod["spec"]["tolerations"][0]["tolerationSeconds"], 5);

@@ -39,8 +39,9 @@ pub fn check(server: &ApiServer, snapshot: &StoreSnapshot, ctx: &Ctx, kind: &Kin
         if may("bind", resource, &role.name) {
             return Ok(());
         }
-        rbac::rules_of(snapshot, &role, namespace)
-            .map_err(|_missing| ApiError::not_found(&trierarch_api::GroupResource { group: kind.group.clone(), resource: resource.into() }, &role.name))?
+        rbac::rules_of(snapshot, &role, namespace).map_err(|_missing| {
+            ApiError::not_found(&trierarch_api::GroupResource { group: kind.group.clone(), resource: resource.into() }, &role.name)
+        })?
     } else {
         if may("escalate", &kind.plural, name) {
             return Ok(());
@@ -54,7 +55,8 @@ pub fn check(server: &ApiServer, snapshot: &StoreSnapshot, ctx: &Ctx, kind: &Kin
     }
     let groups = ctx.user.groups.iter().map(|group| format!("{group:?}")).collect::<Vec<_>>().join(" ");
     let list = uncovered.iter().map(rbac::rule_text).collect::<Vec<_>>().join("\n");
-    let mut why = format!("user {:?} (groups=[{groups}]) is attempting to grant RBAC permissions not currently held:\n{list}", ctx.user.name);
+    let mut why =
+        format!("user {:?} (groups=[{groups}]) is attempting to grant RBAC permissions not currently held:\n{list}", ctx.user.name);
     if !missing.is_empty() {
         why = format!("{why}; resolution errors: {missing:?}");
     }

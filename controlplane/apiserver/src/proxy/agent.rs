@@ -66,7 +66,10 @@ pub fn endpoint_of(node: &Object) -> Option<Endpoint> {
 pub async fn connect(server: &ApiServer, endpoint: &Endpoint) -> Result<AgentStream, ApiError> {
     let what = |error: &dyn std::fmt::Display| {
         let (address, port) = (endpoint.address, endpoint.port);
-        ApiError::new(Reason::InternalError, format!("error dialing backend: dial tcp {address}:{port}: {error} (node {:?})", endpoint.node))
+        ApiError::new(
+            Reason::InternalError,
+            format!("error dialing backend: dial tcp {address}:{port}: {error} (node {:?})", endpoint.node),
+        )
     };
     let dial = async {
         let tcp = TcpStream::connect((endpoint.address, endpoint.port)).await?;
@@ -119,7 +122,10 @@ fn container_of(pod: &Value, name: &str, stated: &str) -> Result<String, ApiErro
     if let [only] = regular.as_slice() {
         return Ok(only.clone());
     }
-    if let Some(default) = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str().filter(|each| regular.iter().any(|known| known == each)) {
+    if let Some(default) = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"]
+        .as_str()
+        .filter(|each| regular.iter().any(|known| known == each))
+    {
         return Ok(default.to_owned());
     }
     let mut why = format!("a container name must be specified for pod {name}, choose one of: [{}]", regular.join(" "));
@@ -151,7 +157,10 @@ pub async fn log_stream(admitted: &Admitted<'_>) -> Result<Bytestream, ApiError>
         .0
         .iter()
         .filter(|(key, _)| {
-            matches!(key.as_str(), "follow" | "previous" | "sinceSeconds" | "sinceTime" | "timestamps" | "tailLines" | "limitBytes" | "stream")
+            matches!(
+                key.as_str(),
+                "follow" | "previous" | "sinceSeconds" | "sinceTime" | "timestamps" | "tailLines" | "limitBytes" | "stream"
+            )
         })
         .map(|(key, value)| format!("{key}={}", percent::encode(value)))
         .collect();

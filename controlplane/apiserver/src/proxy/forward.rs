@@ -19,7 +19,8 @@ const SERVICES: GroupResource = GroupResource::new("", "services");
 const SLICES: GroupResource = GroupResource::new("discovery.k8s.io", "endpointslices");
 
 /// Headers that concern one connection only.
-const HOP_BY_HOP: [&str; 8] = ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// Where a proxied request goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,8 +55,8 @@ pub fn split_name(name: &str) -> Option<(&str, &str, &str)> {
 /// # Errors
 /// 400, 404, 503
 pub fn backend(snapshot: &StoreSnapshot, info: &RequestInfo) -> Result<Backend, ApiError> {
-    let (scheme, name, port) =
-        split_name(&info.name).ok_or_else(|| ApiError::bad_request(format!("invalid {} request {:?}", info.resource.trim_end_matches('s'), info.name)))?;
+    let (scheme, name, port) = split_name(&info.name)
+        .ok_or_else(|| ApiError::bad_request(format!("invalid {} request {:?}", info.resource.trim_end_matches('s'), info.name)))?;
     let tls = scheme == "https";
     match info.resource.as_str() {
         "nodes" => Ok(match port.parse::<u16>() {
@@ -95,7 +96,10 @@ fn first_port(pod: &Value) -> Option<u16> {
 
 fn named_port(pod: &Value, stated: &str) -> Option<u16> {
     stated.parse().ok().or_else(|| {
-        ports(pod).find(|port| port["name"] == stated).and_then(|port| port["containerPort"].as_u64()).and_then(|port| u16::try_from(port).ok())
+        ports(pod)
+            .find(|port| port["name"] == stated)
+            .and_then(|port| port["containerPort"].as_u64())
+            .and_then(|port| u16::try_from(port).ok())
     })
 }
 
@@ -108,7 +112,11 @@ fn service(snapshot: &StoreSnapshot, namespace: &str, name: &str, stated: &str, 
         .iter()
         .find(|port| {
             let number = port["port"].as_u64().map(|number| number.to_string()).unwrap_or_default();
-            if stated.is_empty() { listed.len() == 1 || port["name"].as_str().unwrap_or_default().is_empty() } else { port["name"] == stated || number == stated }
+            if stated.is_empty() {
+                listed.len() == 1 || port["name"].as_str().unwrap_or_default().is_empty()
+            } else {
+                port["name"] == stated || number == stated
+            }
         })
         .ok_or_else(|| ApiError::new(Reason::ServiceUnavailable, format!("no service port {stated:?} found for service {name:?}")))?;
     let port_name = wanted["name"].as_str().unwrap_or_default();
@@ -261,11 +269,21 @@ mod unverified {
             Ok(ServerCertVerified::assertion())
         }
 
-        fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
             rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
         }
 
-        fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
             rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
         }
 

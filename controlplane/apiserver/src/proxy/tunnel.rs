@@ -47,7 +47,11 @@ pub async fn open(server: &ApiServer, through: &Endpoint, host: &str, port: u16)
 pub fn any_ready(snapshot: &StoreSnapshot) -> Result<Endpoint, ApiError> {
     let ready = |node: &std::sync::Arc<trierarch_api::Object>| {
         let value = node.value();
-        value["status"]["conditions"].as_array().into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        value["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
     };
     snapshot
         .list(&GroupResource::new("", "nodes"), None)

@@ -254,11 +254,15 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let key = head.headers.get("sec-websocket-key").ok_or_else(|| ApiError::bad_request("websocket: no Sec-WebSocket-Key"))?;
-    let asked: Vec<&str> = head.headers.get("sec-websocket-protocol").unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
-    let chosen = if asked.is_empty() { offered.iter().find(|each| each.is_empty()) } else { offered.iter().find(|each| asked.contains(*each)) };
+    let asked: Vec<&str> =
+        head.headers.get("sec-websocket-protocol").unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+    let chosen =
+        if asked.is_empty() { offered.iter().find(|each| each.is_empty()) } else { offered.iter().find(|each| asked.contains(*each)) };
     let chosen = *chosen.ok_or_else(|| ApiError::bad_request("websocket: none of the sub-protocols is supported"))?;
-    let mut out =
-        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n", derive_accept_key(key.as_bytes()));
+    let mut out = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
+        derive_accept_key(key.as_bytes())
+    );
     if !chosen.is_empty() {
         out.push_str(&format!("Sec-WebSocket-Protocol: {chosen}\r\n"));
     }

@@ -15,7 +15,10 @@ pub(crate) async fn request(admitted: &Admitted<'_>) -> Result<Answer, ApiError>
     let binding = body(admitted)?;
     let name = metadata::text(&binding, "name");
     if !name.is_empty() && name != admitted.info.name {
-        return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", admitted.info.name)));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            admitted.info.name
+        )));
     }
     answer(admitted, &admitted.info.name, &binding).await
 }
@@ -43,11 +46,19 @@ async fn answer(admitted: &Admitted<'_>, name: &str, binding: &Value) -> Result<
 ///
 /// # Errors
 /// 404, 409 when the pod has a node or is being deleted, 422 without a target.
-pub async fn bind(server: &ApiServer, ctx: &Ctx, namespace: &str, name: &str, binding: &Value) -> Result<std::sync::Arc<trierarch_api::Object>, ApiError> {
+pub async fn bind(
+    server: &ApiServer,
+    ctx: &Ctx,
+    namespace: &str,
+    name: &str,
+    binding: &Value,
+) -> Result<std::sync::Arc<trierarch_api::Object>, ApiError> {
     let target_kind = binding["target"]["kind"].as_str().unwrap_or_default();
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if !target_kind.is_empty() && target_kind != "Node" {
-        return Err(ApiError::bad_request(format!("Binding \"\" is invalid: target.kind: Unsupported value: {target_kind:?}: supported values: \"Node\", \"<empty>\"")));
+        return Err(ApiError::bad_request(format!(
+            "Binding \"\" is invalid: target.kind: Unsupported value: {target_kind:?}: supported values: \"Node\", \"<empty>\""
+        )));
     }
     if node.is_empty() {
         return Err(ApiError::new(trierarch_api::Reason::Invalid, format!("Binding {name:?} is invalid: target.name: Required value")));

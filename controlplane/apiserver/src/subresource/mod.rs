@@ -118,13 +118,17 @@ mod tests {
         let old = json!({"metadata": {"name": "n", "labels": {"a": "b"}}, "spec": {"finalizers": ["kubernetes"], "other": 1}});
         let mut new = json!({"metadata": {"name": "n", "resourceVersion": "7"}, "spec": {"finalizers": [], "other": 2}});
         only(&mut new, &old, &[&["spec", "finalizers"]]);
-        assert_eq!(new, json!({"metadata": {"name": "n", "labels": {"a": "b"}, "resourceVersion": "7"}, "spec": {"finalizers": [], "other": 1}}));
+        assert_eq!(
+            new,
+            json!({"metadata": {"name": "n", "labels": {"a": "b"}, "resourceVersion": "7"}, "spec": {"finalizers": [], "other": 1}})
+        );
     }
 
     #[test]
     fn a_resize_touches_resources_only() {
         let old = json!({"metadata": {"generation": 3}, "spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "1"}}}]}});
-        let mut new = json!({"metadata": {}, "spec": {"containers": [{"name": "c", "image": "other", "resources": {"limits": {"cpu": "2"}}}]}});
+        let mut new =
+            json!({"metadata": {}, "spec": {"containers": [{"name": "c", "image": "other", "resources": {"limits": {"cpu": "2"}}}]}});
         resize(&mut new, &old);
         bump_generation(&mut new, &old);
         assert_eq!(new["spec"]["containers"][0], json!({"name": "c", "image": "i", "resources": {"limits": {"cpu": "2"}}}));

@@ -26,7 +26,8 @@ pub(crate) async fn request(admitted: &Admitted<'_>) -> Result<Answer, ApiError>
     let seconds = spec["expirationSeconds"].as_i64().unwrap_or(SECONDS_DEFAULT);
     check(seconds)?;
     let settings = &admitted.server.settings.service_account;
-    let mut audiences: Vec<String> = spec["audiences"].as_array().into_iter().flatten().filter_map(|each| each.as_str().map(str::to_owned)).collect();
+    let mut audiences: Vec<String> =
+        spec["audiences"].as_array().into_iter().flatten().filter_map(|each| each.as_str().map(str::to_owned)).collect();
     if audiences.is_empty() {
         audiences.clone_from(&settings.audiences);
     }
@@ -91,7 +92,13 @@ fn check(seconds: i64) -> Result<(), ApiError> {
     }
 }
 
-fn bind(snapshot: &crate::apiserver::StoreSnapshot, namespace: &str, account: &str, bound: &Value, private: &mut Private) -> Result<(), ApiError> {
+fn bind(
+    snapshot: &crate::apiserver::StoreSnapshot,
+    namespace: &str,
+    account: &str,
+    bound: &Value,
+    private: &mut Private,
+) -> Result<(), ApiError> {
     let text = |field: &str| bound[field].as_str().unwrap_or_default();
     let (kind, name, uid) = (text("kind"), text("name"), text("uid"));
     let find = |resource: &'static str, namespace: &str| {
@@ -101,7 +108,9 @@ fn bind(snapshot: &crate::apiserver::StoreSnapshot, namespace: &str, account: &s
             return Err(ApiError::conflict(
                 &resource,
                 name,
-                &format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"),
+                &format!(
+                    "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+                ),
             ));
         }
         Ok(found)
