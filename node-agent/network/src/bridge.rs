@@ -126,8 +126,7 @@ impl Bridge {
         links.add_address(index, self.address, AddressScope::Universe).map_err(failed)?;
         links.set_up(index).map_err(failed)?;
         sysctl::set("net/ipv4/ip_forward", "1").map_err(|source| BridgeError::Forwarding { name: self.name.clone(), source })?;
-        nft::load(&masquerade(&self.name, self.address))
-            .map_err(|source| BridgeError::Masquerade { name: self.name.clone(), source })
+        nft::load(&masquerade(&self.name, self.address)).map_err(|source| BridgeError::Masquerade { name: self.name.clone(), source })
     }
 
     fn attach_now(&self, attachment: &Attachment) -> Result<(), BridgeError> {

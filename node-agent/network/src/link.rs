@@ -127,10 +127,9 @@ impl Links {
         message.attributes.push(LinkAttribute::IfName(pair.name.to_owned()));
         message.attributes.extend(pair.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
         message.attributes.extend(pair.mtu.map(LinkAttribute::Mtu));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]));
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]));
         self.netlink.create(&format!("make veth pair {}", pair.name), RouteNetlinkMessage::NewLink(message), NLM_F_EXCL)?;
         let Some(alias) = pair.alias else { return Ok(()) };
         let index = self.index(pair.name)?;
@@ -143,24 +142,15 @@ impl Links {
         message.attributes.push(LinkAttribute::IfName(vxlan.name.to_owned()));
         message.attributes.push(LinkAttribute::Address(vxlan.mac.to_vec()));
         message.attributes.push(LinkAttribute::Mtu(vxlan.mtu));
-        let data = vec![
-            InfoVxlan::Id(vxlan.id),
-            InfoVxlan::Local(vxlan.local),
-            InfoVxlan::Port(vxlan.port),
-            InfoVxlan::Learning(false),
-        ];
-        message
-            .attributes
-            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]));
+        let data = vec![InfoVxlan::Id(vxlan.id), InfoVxlan::Local(vxlan.local), InfoVxlan::Port(vxlan.port), InfoVxlan::Learning(false)];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]));
         self.netlink.create(&format!("make VXLAN device {}", vxlan.name), RouteNetlinkMessage::NewLink(message), NLM_F_EXCL)
     }
 
     /// The index of a link that must exist.
     pub(crate) fn index(&mut self, name: &str) -> Result<u32, NetlinkError> {
-        let missing = || NetlinkError::Refused {
-            what: format!("look up link {name}"),
-            source: std::io::Error::from_raw_os_error(libc::ENODEV),
-        };
+        let missing =
+            || NetlinkError::Refused { what: format!("look up link {name}"), source: std::io::Error::from_raw_os_error(libc::ENODEV) };
         Ok(self.find(name)?.ok_or_else(missing)?.index)
     }
 
@@ -231,8 +221,7 @@ impl Links {
     /// Removes a route; it is fine if it is gone.
     pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let message = route_message(route);
-        let deleted =
-            self.netlink.change(&format!("remove route to {}", route.destination), RouteNetlinkMessage::DelRoute(message), 0);
+        let deleted = self.netlink.change(&format!("remove route to {}", route.destination), RouteNetlinkMessage::DelRoute(message), 0);
         ignore(deleted, &[libc::ESRCH])
     }
 
@@ -253,11 +242,7 @@ impl Links {
         message.header.kind = RouteType::Unicast;
         message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
-        self.netlink.create(
-            &format!("set neighbour {address}"),
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_REPLACE,
-        )
+        self.netlink.create(&format!("set neighbour {address}"), RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE)
     }
 
     /// Says to which node a VXLAN device sends frames for a hardware address.
@@ -371,4 +356,3 @@ fn our_route_of(message: RouteNetlinkMessage) -> Option<Route> {
     let destination = Cidr::new(destination, message.header.destination_prefix_length)?;
     Some(Route { destination, gateway, link, onlink: message.header.flags.contains(RouteFlags::Onlink), source })
 }
-

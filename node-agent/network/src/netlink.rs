@@ -5,9 +5,7 @@ mod netfilter;
 
 use std::{io, num::NonZeroI32, os::fd::BorrowedFd};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -125,7 +123,8 @@ impl Netlink {
         loop {
             let bytes = self.receive()?;
             for message in split(&bytes)? {
-                let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map_err(|e| NetlinkError::Decode(e.to_string()))?;
+                let parsed =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map_err(|e| NetlinkError::Decode(e.to_string()))?;
                 if parsed.header.sequence_number != sequence {
                     continue;
                 }

@@ -108,8 +108,7 @@ pub fn create_netns(path: &Path) -> Result<Arc<OwnedFd>, NetnsError> {
     File::create(path).map_err(keep)?;
     let made = on_own_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET).map_err(NetnsError::Unshare)?;
-        mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|errno| keep(errno.into()))?;
+        mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|errno| keep(errno.into()))?;
         current()
     });
     if made.is_err() {

@@ -2,10 +2,10 @@
 //!
 //! [`snapshot`] in, [`rules`] decides, [`diff`] compares, [`nft`] performs; [`tracer`] walks a packet through rules, for tests and questions.
 
-pub mod snapshot;
-pub mod rules;
 pub mod diff;
 pub mod nft;
+pub mod rules;
+pub mod snapshot;
 pub mod text;
-pub(crate) mod wire;
 pub mod tracer;
+pub(crate) mod wire;

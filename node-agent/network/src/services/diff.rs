@@ -13,14 +13,26 @@ use super::{
 /// One change of the kernel's table. A list of them is one transaction; each may rely on those before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    AddSet { name: String, seconds: u32 },
-    AddChain { name: String },
+    AddSet {
+        name: String,
+        seconds: u32,
+    },
+    AddChain {
+        name: String,
+    },
     /// The chain gets these rules in place of its old ones.
-    SetRules { chain: String, rules: Vec<Rule> },
+    SetRules {
+        chain: String,
+        rules: Vec<Rule>,
+    },
     RemoveElement(Element),
     AddElement(Element),
-    RemoveChain { name: String },
-    RemoveSet { name: String },
+    RemoveChain {
+        name: String,
+    },
+    RemoveSet {
+        name: String,
+    },
 }
 
 /// An element of one of the table's maps and sets.
@@ -37,7 +49,8 @@ pub enum Element {
 pub fn diff(old: &RuleSet, new: &RuleSet) -> Vec<Change> {
     let mut changes = Vec::new();
     // A set whose time-out changed cannot be altered in place. Its name stays, so it is removed and made anew, with its users between.
-    let retimed: BTreeSet<&String> = new.affinity.iter().filter(|(n, s)| old.affinity.get(*n).is_some_and(|o| o != *s)).map(|(n, _)| n).collect();
+    let retimed: BTreeSet<&String> =
+        new.affinity.iter().filter(|(n, s)| old.affinity.get(*n).is_some_and(|o| o != *s)).map(|(n, _)| n).collect();
     if !retimed.is_empty() {
         let users = old.chains.iter().filter(|(_, rules)| rules.iter().any(|rule| uses(rule, &retimed)));
         changes.extend(users.map(|(chain, _)| Change::SetRules { chain: chain.clone(), rules: Vec::new() }));
@@ -61,7 +74,8 @@ pub fn diff(old: &RuleSet, new: &RuleSet) -> Vec<Change> {
     let ending: Vec<&String> = old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
     changes.extend(ending.iter().map(|name| Change::SetRules { chain: (*name).clone(), rules: Vec::new() }));
     changes.extend(ending.iter().map(|name| Change::RemoveChain { name: (*name).clone() }));
-    changes.extend(old.affinity.keys().filter(|name| !new.affinity.contains_key(*name)).map(|name| Change::RemoveSet { name: name.clone() }));
+    changes
+        .extend(old.affinity.keys().filter(|name| !new.affinity.contains_key(*name)).map(|name| Change::RemoveSet { name: name.clone() }));
     changes
 }
 

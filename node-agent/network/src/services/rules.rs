@@ -117,9 +117,8 @@ impl PortRules<'_> {
     fn add_to(&self, set: &mut RuleSet) {
         let everywhere = usable(self.port.endpoints.iter());
         let here = usable(self.port.endpoints.iter().filter(|endpoint| endpoint.local));
-        set.hairpin.extend(
-            self.port.endpoints.iter().filter(|e| e.local && self.node.cluster_cidr.contains(e.ip)).map(|endpoint| endpoint.ip),
-        );
+        set.hairpin
+            .extend(self.port.endpoints.iter().filter(|e| e.local && self.node.cluster_cidr.contains(e.ip)).map(|endpoint| endpoint.ip));
         self.add_internal(set, &everywhere, &here);
         self.add_external(set, &everywhere, &here);
     }

@@ -26,7 +26,10 @@ pub enum Fate {
     Rejected,
     Dropped,
     /// It goes to an endpoint, with this node's address as its source if `masqueraded`.
-    Sent { to: Backend, masqueraded: bool },
+    Sent {
+        to: Backend,
+        masqueraded: bool,
+    },
 }
 
 /// What the rules cannot know.
