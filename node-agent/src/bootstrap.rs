@@ -139,7 +139,8 @@ impl Identity {
                 wait_for_renewal(&self.join.pki_dir, "serving").await;
             }
             let renewed = async {
-                let (request, key) = signing_request(&self.join.node_name, std::slice::from_ref(&self.join.node_name), &self.join.addresses)?;
+                let (request, key) =
+                    signing_request(&self.join.node_name, std::slice::from_ref(&self.join.node_name), &self.join.addresses)?;
                 let certificate = signed(&self.client, &request, SERVING_SIGNER, &["digital signature", "server auth"]).await?;
                 let usable = certified(&certificate, &key)?;
                 save(&self.join.pki_dir, "serving", &certificate, &key)?;
@@ -292,7 +293,8 @@ fn renewal(not_before: Timestamp, not_after: Timestamp) -> Timestamp {
 }
 
 async fn wait_for_renewal(pki_dir: &Path, name: &str) {
-    let due = load(pki_dir, name).ok().flatten().and_then(|(certificate, _)| validity(&certificate)).map(|(start, end)| renewal(start, end));
+    let due =
+        load(pki_dir, name).ok().flatten().and_then(|(certificate, _)| validity(&certificate)).map(|(start, end)| renewal(start, end));
     let wait = due.map_or(SignedDuration::ZERO, |due| due.duration_since(Timestamp::now()));
     tokio::time::sleep(wait.try_into().unwrap_or_default()).await;
 }

@@ -50,7 +50,12 @@ pub fn read_machine(data_dir: &std::path::Path) -> Machine {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let meminfo = text("/proc/meminfo");
     let kib = |name: &str| -> i64 {
-        meminfo.lines().find_map(|l| l.strip_prefix(name)).and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<i64>().ok()).unwrap_or(0) * 1024
+        meminfo
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<i64>().ok())
+            .unwrap_or(0)
+            * 1024
     };
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let disk = nix::sys::statvfs::statvfs(data_dir).ok();
@@ -100,7 +105,8 @@ pub struct Health {
 
 /// Whether the machine is short of something.
 pub fn health(machine: &Machine, network_ready: bool) -> Health {
-    let percent = u64::try_from(machine.disk_free_bytes).unwrap_or(0).saturating_mul(100) / u64::try_from(machine.disk_bytes.max(1)).unwrap_or(1);
+    let percent =
+        u64::try_from(machine.disk_free_bytes).unwrap_or(0).saturating_mul(100) / u64::try_from(machine.disk_bytes.max(1)).unwrap_or(1);
     Health {
         network_ready,
         memory_pressure: machine.memory_available_bytes < MEMORY_PRESSURE_BYTES,
@@ -242,9 +248,7 @@ pub async fn keep_status(context: Arc<Context>) {
         let path = format!("/api/v1/nodes/{}", config.node_name);
         let old: Value = match config.client.get(&path).await {
             Ok(node) => node,
-            Err(error) if error.is_not_found() => {
-                register(config).await
-            }
+            Err(error) if error.is_not_found() => register(config).await,
             Err(error) => {
                 tracing::debug!(%error, "Could not read the node");
                 continue;
@@ -324,8 +328,14 @@ mod tests {
         let old = json!({"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"},
             {"type": "DiskPressure", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}]});
         let found = conditions(healthy, &old, now);
-        assert_eq!(found.iter().map(|c| c["type"].as_str().unwrap()).collect::<Vec<_>>(), ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]);
-        assert_eq!((&found[3]["lastTransitionTime"], &found[1]["lastTransitionTime"]), (&json!("2020-01-01T00:00:00Z"), &json!("1970-01-01T01:23:20Z")));
+        assert_eq!(
+            found.iter().map(|c| c["type"].as_str().unwrap()).collect::<Vec<_>>(),
+            ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]
+        );
+        assert_eq!(
+            (&found[3]["lastTransitionTime"], &found[1]["lastTransitionTime"]),
+            (&json!("2020-01-01T00:00:00Z"), &json!("1970-01-01T01:23:20Z"))
+        );
         let unready = conditions(Health { network_ready: false, ..healthy }, &old, now);
         assert_eq!((&unready[3]["status"], &unready[3]["reason"]), (&json!("False"), &json!("KubeletNotReady")));
     }

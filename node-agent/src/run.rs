@@ -91,7 +91,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let resolver = trierarch_network::resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     let (network_up, network) = watch::channel(None);
     let services = Reflector::start(config.client.clone(), "/api/v1/services");
-    let pods: Reflector<Pod> = Reflector::start(config.client.clone(), format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", config.node_name));
+    let pods: Reflector<Pod> =
+        Reflector::start(config.client.clone(), format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", config.node_name));
     let context = Arc::new(Context {
         images: ImageManager::new(store, config.registries.clone(), events.clone()),
         allocatable: node_status::capacity(&config, &machine),
@@ -146,7 +147,9 @@ fn start_kubelet(context: Arc<Context>, pods: Reflector<Pod>) -> KubeletThread {
             let kubelet = Kubelet::new(context, pods).start();
             std::thread::spawn(move || {
                 while let Ok(event) = events.recv() {
-                    let (RuntimeEvent::ContainerExited { sandbox_id, .. } | RuntimeEvent::SandboxLost { sandbox_id }) = event else { continue };
+                    let (RuntimeEvent::ContainerExited { sandbox_id, .. } | RuntimeEvent::SandboxLost { sandbox_id }) = event else {
+                        continue;
+                    };
                     let mut change = Some(sandbox_id);
                     // An exit must not be lost: a full mailbox empties within milliseconds.
                     while let Some(sandbox_id) = change.take() {

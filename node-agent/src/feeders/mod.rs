@@ -56,7 +56,9 @@ fn convert(service: &ApiService, slices: &[&EndpointSlice], node: &str) -> Servi
         .filter_map(|port| {
             let name = port.name.clone().unwrap_or_default();
             let protocol = Protocol::from_kubernetes(port.protocol.as_deref().unwrap_or_default())?;
-            let endpoints = endpoints(slices, node, |p| p.name.as_deref().unwrap_or_default() == name && p.protocol.as_deref().unwrap_or("TCP") == protocol_name(protocol));
+            let endpoints = endpoints(slices, node, |p| {
+                p.name.as_deref().unwrap_or_default() == name && p.protocol.as_deref().unwrap_or("TCP") == protocol_name(protocol)
+            });
             let node_port = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0);
             Some(ServicePort { name, protocol, port: u16::try_from(port.port).ok()?, node_port, endpoints })
         })
@@ -92,7 +94,11 @@ fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
-fn endpoints(slices: &[&EndpointSlice], node: &str, wanted: impl Fn(&k8s_openapi::api::discovery::v1::EndpointPort) -> bool) -> Vec<Endpoint> {
+fn endpoints(
+    slices: &[&EndpointSlice],
+    node: &str,
+    wanted: impl Fn(&k8s_openapi::api::discovery::v1::EndpointPort) -> bool,
+) -> Vec<Endpoint> {
     let mut found = Vec::new();
     for slice in slices {
         let Some(port) = slice.ports.iter().flatten().find(|p| wanted(p)).and_then(|p| u16::try_from(p.port?).ok()) else { continue };
@@ -114,7 +120,7 @@ fn tidy(mut list: Vec<Endpoint>) -> Vec<Endpoint> {
 
 fn addresses(slice: &EndpointSlice, node: &str, port: u16) -> Vec<Endpoint> {
     let mut out = Vec::new();
-    for endpoint in &slice.endpoints {
+    for endpoint in slice.endpoints.iter().flatten() {
         let conditions = endpoint.conditions.clone().unwrap_or_default();
         let ready = conditions.ready.unwrap_or(true);
         for ip in endpoint.addresses.iter().filter_map(|a| a.parse().ok()) {
@@ -159,15 +165,26 @@ mod tests {
 
     #[test]
     fn endpoints_meet_their_ports_by_name() {
-        let services = one::<ApiService>("n", "web", json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"],
-            "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP"}], "sessionAffinity": "ClientIP"}}));
-        let slices = one::<EndpointSlice>("n", "web-x", json!({"metadata": {"labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+        let services = one::<ApiService>(
+            "n",
+            "web",
+            json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"],
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP"}], "sessionAffinity": "ClientIP"}}),
+        );
+        let slices = one::<EndpointSlice>(
+            "n",
+            "web-x",
+            json!({"metadata": {"labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
             "endpoints": [{"addresses": ["10.244.0.2"], "nodeName": "n1", "conditions": {"ready": true}},
-                {"addresses": ["10.244.1.2"], "nodeName": "n2", "conditions": {"ready": false, "serving": true, "terminating": true}}]}));
+                {"addresses": ["10.244.1.2"], "nodeName": "n2", "conditions": {"ready": false, "serving": true, "terminating": true}}]}),
+        );
         let snapshot = snapshot(&services, &slices, "n1");
         let service = &snapshot.services[&ServiceKey::new("n", "web")];
-        assert_eq!((service.affinity_seconds, service.ports[0].node_port, service.ports[1].endpoints.len()), (Some(10_800), Some(30_080), 0));
+        assert_eq!(
+            (service.affinity_seconds, service.ports[0].node_port, service.ports[1].endpoints.len()),
+            (Some(10_800), Some(30_080), 0)
+        );
         let endpoints = &service.ports[0].endpoints;
         assert!(endpoints[0].local && endpoints[0].ready && endpoints[0].port == 8080);
         assert!(!endpoints[1].ready && endpoints[1].serving && endpoints[1].terminating && !endpoints[1].local);
@@ -183,7 +200,13 @@ mod tests {
 
     #[test]
     fn peers_are_the_other_nodes() {
-        let node = |name: &str| one::<Node>("", name, json!({"metadata": {"name": name}, "spec": {"podCIDR": "10.244.1.0/24"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.2"}]}}));
+        let node = |name: &str| {
+            one::<Node>(
+                "",
+                name,
+                json!({"metadata": {"name": name}, "spec": {"podCIDR": "10.244.1.0/24"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.2"}]}}),
+            )
+        };
         assert_eq!(peers(&node("a"), "a"), []);
         assert_eq!(peers(&node("b"), "a").len(), 1);
     }

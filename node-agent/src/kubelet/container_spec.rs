@@ -148,7 +148,9 @@ fn user(input: &Input<'_>, own: &SecurityContext, shared: &PodSecurityContext) -
             }
             Some(_) => {}
             None if image_uid.is_empty() || image_uid == "0" => {
-                return Err(ConfigError(format!("container has runAsNonRoot and image will run as root (pod: {pod:?}, container: {container})")));
+                return Err(ConfigError(format!(
+                    "container has runAsNonRoot and image will run as root (pod: {pod:?}, container: {container})"
+                )));
             }
             None if image_uid.parse::<u32>().is_err() => {
                 return Err(ConfigError(format!(
@@ -189,7 +191,9 @@ fn seccomp(profile: Option<&SeccompProfile>, privileged: bool, dir: &Path) -> Re
         Some("RuntimeDefault") => Ok(Seccomp::RuntimeDefault),
         Some("Localhost") => {
             let path = dir.join(profile.and_then(|p| p.localhost_profile.as_deref()).unwrap_or_default());
-            std::fs::read_to_string(&path).map(Seccomp::Profile).map_err(|e| ConfigError(format!("cannot load seccomp profile {}: {e}", path.display())))
+            std::fs::read_to_string(&path)
+                .map(Seccomp::Profile)
+                .map_err(|e| ConfigError(format!("cannot load seccomp profile {}: {e}", path.display())))
         }
         _ => Ok(Seccomp::Unconfined),
     }
@@ -216,9 +220,9 @@ fn mounts(input: &Input<'_>, lookup: &dyn Fn(&str) -> Option<String>) -> Result<
 /// References that are unknown, or a path that leads elsewhere.
 pub fn sub_path(mount: &VolumeMount, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, ConfigError> {
     let path = match (&mount.sub_path, &mount.sub_path_expr) {
-        (_, Some(text)) if !text.is_empty() => {
-            expand_strict(text, lookup).map_err(|missing| ConfigError(format!("missing value for {}", missing.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", "))))?
-        }
+        (_, Some(text)) if !text.is_empty() => expand_strict(text, lookup).map_err(|missing| {
+            ConfigError(format!("missing value for {}", missing.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", ")))
+        })?,
         (Some(text), _) if !text.is_empty() => text.clone(),
         _ => return Ok(None),
     };
@@ -273,7 +277,11 @@ pub fn sandbox(pod: &Pod, id: String, log_dir: PathBuf, cluster_domain: &str, pi
     let sysctls = spec.security_context.and_then(|s| s.sysctls).unwrap_or_default();
     SandboxSpec {
         id,
-        hostname: if host_network && spec.hostname_override.is_none() { String::new() } else { hosts::pod_name(pod, cluster_domain).node_name },
+        hostname: if host_network && spec.hostname_override.is_none() {
+            String::new()
+        } else {
+            hosts::pod_name(pod, cluster_domain).node_name
+        },
         network: if host_network { NetworkMode::Host } else { NetworkMode::New },
         share_process_namespace: spec.share_process_namespace == Some(true),
         host_pid: spec.host_pid == Some(true),

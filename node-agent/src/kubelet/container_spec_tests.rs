@@ -8,7 +8,13 @@ fn build_of(container: Value, pod_spec: Value, image_user: &str) -> Result<Conta
     spec.as_object_mut().unwrap().extend(pod_spec.as_object().unwrap().clone());
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap();
     let container: Container = serde_json::from_value(container).unwrap();
-    let image = ImageDefaults { entrypoint: vec!["/entry".into()], cmd: vec!["cmd".into()], env: vec!["PATH=/x".into(), "A=image".into()], user: image_user.into(), ..ImageDefaults::default() };
+    let image = ImageDefaults {
+        entrypoint: vec!["/entry".into()],
+        cmd: vec!["cmd".into()],
+        env: vec!["PATH=/x".into(), "A=image".into()],
+        user: image_user.into(),
+        ..ImageDefaults::default()
+    };
     build(&Input {
         pod: &pod,
         container: &container,
@@ -45,13 +51,20 @@ fn the_pods_environment_wins_over_the_images() {
 
 #[test]
 fn users_and_groups() {
-    let spec = build_of(json!({"name": "c", "securityContext": {"runAsUser": 7}}), json!({"securityContext": {"runAsUser": 5, "runAsGroup": 6, "fsGroup": 9, "supplementalGroups": [8]}}), "").unwrap();
+    let spec = build_of(
+        json!({"name": "c", "securityContext": {"runAsUser": 7}}),
+        json!({"securityContext": {"runAsUser": 5, "runAsGroup": 6, "fsGroup": 9, "supplementalGroups": [8]}}),
+        "",
+    )
+    .unwrap();
     assert_eq!((spec.user.uid, spec.user.gid, spec.user.additional_gids), (7, 6, vec![6, 8, 9]));
 }
 
 #[test]
 fn non_root_is_verified() {
-    let non_root = |user: &str| build_of(json!({"name": "c", "securityContext": {"runAsNonRoot": true}}), json!({}), user).map(|s| s.user.uid).map_err(|e| e.0);
+    let non_root = |user: &str| {
+        build_of(json!({"name": "c", "securityContext": {"runAsNonRoot": true}}), json!({}), user).map(|s| s.user.uid).map_err(|e| e.0)
+    };
     assert_eq!(non_root("1000:5"), Ok(1000));
     assert_eq!(non_root("").unwrap_err(), "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)");
     assert!(non_root("bob").unwrap_err().contains("non-numeric user (bob)"));
@@ -78,7 +91,9 @@ fn mounts_with_sub_paths() {
 fn security_settings_reach_the_runtime() {
     let spec = build_of(json!({"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"}, "procMount": "Unmasked"}}), json!({}), "").unwrap();
-    assert!(spec.no_new_privileges && spec.rootfs.read_only && spec.seccomp == Seccomp::RuntimeDefault && spec.masked_paths == Some(vec![]));
+    assert!(
+        spec.no_new_privileges && spec.rootfs.read_only && spec.seccomp == Seccomp::RuntimeDefault && spec.masked_paths == Some(vec![])
+    );
     assert_eq!(spec.capabilities, Capabilities::Default { add: vec!["NET_ADMIN".into()], drop: vec!["ALL".into()] });
     assert_eq!((signal_number("SIGUSR1"), signal_number("TERM"), signal_number("9")), (Some(10), Some(15), Some(9)));
 }

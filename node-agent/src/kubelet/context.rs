@@ -101,12 +101,14 @@ pub enum Followed {
 impl Followed {
     fn start(client: Client, namespace: &str, reference: &Reference) -> Self {
         match reference {
-            Reference::ConfigMap(name) => {
-                Self::ConfigMap(Reflector::start(client, format!("/api/v1/namespaces/{namespace}/configmaps?fieldSelector=metadata.name%3D{name}")))
-            }
-            Reference::Secret(name) => {
-                Self::Secret(Reflector::start(client, format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector=metadata.name%3D{name}")))
-            }
+            Reference::ConfigMap(name) => Self::ConfigMap(Reflector::start(
+                client,
+                format!("/api/v1/namespaces/{namespace}/configmaps?fieldSelector=metadata.name%3D{name}"),
+            )),
+            Reference::Secret(name) => Self::Secret(Reflector::start(
+                client,
+                format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector=metadata.name%3D{name}"),
+            )),
         }
     }
 

@@ -140,10 +140,13 @@ mod tests {
 
     #[test]
     fn resources_fall_back_to_what_the_node_offers() {
-        let container: Container =
-            serde_json::from_value(json!({"name": "c", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "1250m", "memory": "64Mi"}}})).unwrap();
+        let container: Container = serde_json::from_value(
+            json!({"name": "c", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "1250m", "memory": "64Mi"}}}),
+        )
+        .unwrap();
         let get = |name: &str, divisor: &str| {
-            let selector = ResourceFieldSelector { resource: name.to_owned(), divisor: Some(Quantity(divisor.to_owned())), container_name: None };
+            let selector =
+                ResourceFieldSelector { resource: name.to_owned(), divisor: Some(Quantity(divisor.to_owned())), container_name: None };
             resource(&container, &selector, &facts()).unwrap()
         };
         assert_eq!(get("limits.cpu", "0"), "2");

@@ -76,8 +76,9 @@ pub async fn write_volumes(context: &Arc<Context>, pod: &Arc<Pod>, sources: &Arc
         if !first {
             return Ok(volumes::refresh(&dirs, &input, &fresh_version()));
         }
-        volumes::set_up(&dirs, &input, &fresh_version(), resources::pod_memory_limit(&pod))
-            .map_err(|problems| problems.into_iter().map(|p| format!("MountVolume.SetUp failed for volume {:?} : {}", p.volume, p.message)).collect())
+        volumes::set_up(&dirs, &input, &fresh_version(), resources::pod_memory_limit(&pod)).map_err(|problems| {
+            problems.into_iter().map(|p| format!("MountVolume.SetUp failed for volume {:?} : {}", p.volume, p.message)).collect()
+        })
     })
     .await
     .map_err(|e| vec![e])?
@@ -134,7 +135,11 @@ async fn attach(context: &Context, pod: &Pod, id: &str, netns: Option<PathBuf>) 
     .ok_or("network is not ready: the node has no pod CIDR")?;
     let netns = netns.ok_or("the sandbox has no network namespace")?;
     let attachment = PodAttachment { id: id.to_owned(), netns: NetnsRef::Path(netns), host_ports: host_ports(pod) };
-    network.attach(&attachment).await.map(|address| address.ip.to_string()).map_err(|e| format!("failed to setup network for sandbox {id:?}: {e}"))
+    network
+        .attach(&attachment)
+        .await
+        .map(|address| address.ip.to_string())
+        .map_err(|e| format!("failed to setup network for sandbox {id:?}: {e}"))
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
@@ -217,12 +222,8 @@ pub async fn start_container(
         return Started::No(waiting("CreateContainerConfigError", "the container is not in the spec", RETRY));
     };
     let values = sources.sources(context, pod);
-    let pull_secrets: Vec<Secret> = pod
-        .spec
-        .iter()
-        .flat_map(|s| s.image_pull_secrets.iter().flatten())
-        .filter_map(|r| values.secrets.get(&r.name).cloned())
-        .collect();
+    let pull_secrets: Vec<Secret> =
+        pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()).filter_map(|r| values.secrets.get(&r.name).cloned()).collect();
     // A pull may take long and a deletion must not wait for it; what comes after is quick and finishes.
     let image = tokio::select! {
         image = context.images.ensure(pod, &container, &pull_secrets) => image,
@@ -311,10 +312,12 @@ fn create(
         let base = paths.get(volume).ok_or_else(|| format!("cannot find the volume {volume:?} referenced by FileKeyRef"))?;
         fs::read(base.join(path)).map_err(|e| format!("cannot read env file {path:?}: {e}"))
     };
-    let env = environment(container, &EnvInput { pod, sources, facts: &facts, read_volume_file: &read_file }).map_err(|e| config_error(e.0))?;
+    let env =
+        environment(container, &EnvInput { pod, sources, facts: &facts, read_volume_file: &read_file }).map_err(|e| config_error(e.0))?;
     let lookup = |name: &str| env.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
     for mount in container.volume_mounts.iter().flatten() {
-        if let (Some(path), Some(base)) = (container_spec::sub_path(mount, &lookup).map_err(|e| config_error(e.0))?, paths.get(&mount.name)) {
+        if let (Some(path), Some(base)) = (container_spec::sub_path(mount, &lookup).map_err(|e| config_error(e.0))?, paths.get(&mount.name))
+        {
             volumes::make_sub_path(base, &path).map_err(|e| {
                 tracing::debug!(error = %e, "Could not prepare a subPath");
                 config_error(format!("failed to prepare subPath for volumeMount {:?} of container {:?}", mount.name, container.name))
@@ -344,10 +347,11 @@ fn create(
         fs::set_permissions(&message_file, fs::Permissions::from_mode(0o666))
     };
     prepare().map_err(|e| create_error(format!("cannot prepare {}: {e}", own_dir.display())))?;
-    let mut files: Vec<(PathBuf, String)> = [("etc-hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")]
-        .into_iter()
-        .map(|(file, at)| (pod_dir.join(file), at.to_owned()))
-        .collect();
+    let mut files: Vec<(PathBuf, String)> =
+        [("etc-hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")]
+            .into_iter()
+            .map(|(file, at)| (pod_dir.join(file), at.to_owned()))
+            .collect();
     files.push((message_file, container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".to_owned())));
     let user_rootfs = rootfs.clone();
     let spec = container_spec::build(&container_spec::Input {
@@ -478,7 +482,14 @@ pub fn finished(context: &Context, pod: &Pod, name: &str, status: &ContainerStat
     })
 }
 
-fn termination_message(context: &Context, pod: &Pod, name: &str, container: Option<&Container>, status: &ContainerStatus, code: i32) -> String {
+fn termination_message(
+    context: &Context,
+    pod: &Pod,
+    name: &str,
+    container: Option<&Container>,
+    status: &ContainerStatus,
+    code: i32,
+) -> String {
     let file = context.pod_dir(&uid(pod)).join("containers").join(name).join(&status.id);
     let mut bytes = fs::read(file).unwrap_or_default();
     bytes.truncate(MESSAGE_BYTES_MAX);
@@ -493,7 +504,13 @@ fn termination_message(context: &Context, pod: &Pod, name: &str, container: Opti
 ///
 /// # Errors
 /// What the kernel said.
-pub async fn resize(context: &Arc<Context>, pod: &Arc<Pod>, name: &str, id: &str, sandbox: &str) -> Result<Option<serde_json::Value>, String> {
+pub async fn resize(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    name: &str,
+    id: &str,
+    sandbox: &str,
+) -> Result<Option<serde_json::Value>, String> {
     let Some(container) = pod.spec.as_ref().and_then(|s| find_container(s, name)) else { return Ok(None) };
     let own = resources::of_container(container.resources.as_ref());
     let all = resources::of_pod(pod, POD_PIDS_MAX);

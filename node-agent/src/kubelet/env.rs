@@ -314,16 +314,22 @@ mod tests {
     #[test]
     fn missing_references_stop_the_container_unless_optional() {
         let from = |kind: &str, name: &str, key: &str, optional: bool| {
-            env_of(json!({"name": "c", "env": [{"name": "X", "valueFrom": {kind: {"name": name, "key": key, "optional": optional}}}]}), json!({}))
-                .map(|env| env.get("X").cloned())
-                .map_err(|e| e.0)
+            env_of(
+                json!({"name": "c", "env": [{"name": "X", "valueFrom": {kind: {"name": name, "key": key, "optional": optional}}}]}),
+                json!({}),
+            )
+            .map(|env| env.get("X").cloned())
+            .map_err(|e| e.0)
         };
         assert_eq!(from("configMapKeyRef", "m", "one", false), Ok(Some("1".into())));
         assert_eq!(from("configMapKeyRef", "none", "one", false), Err("configmap \"none\" not found".into()));
         assert_eq!(from("configMapKeyRef", "m", "nine", false), Err("couldn't find key nine in ConfigMap ns/m".into()));
         assert_eq!(from("secretKeyRef", "s", "nine", false), Err("couldn't find key nine in Secret ns/s".into()));
         assert_eq!(from("secretKeyRef", "none", "nine", true), Ok(None));
-        assert_eq!(env_of(json!({"name": "c", "envFrom": [{"secretRef": {"name": "gone"}}]}), json!({})).unwrap_err().0, "secret \"gone\" not found");
+        assert_eq!(
+            env_of(json!({"name": "c", "envFrom": [{"secretRef": {"name": "gone"}}]}), json!({})).unwrap_err().0,
+            "secret \"gone\" not found"
+        );
     }
 
     #[test]

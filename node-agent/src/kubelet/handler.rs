@@ -26,7 +26,9 @@ pub async fn exec(context: &Context, container_id: &str, command: Vec<String>, t
             let text = String::from_utf8_lossy(&text).into_owned();
             if output.exit_code == 0 { Outcome::Success } else { Outcome::Failure(text) }
         }
-        Ok(Err(RuntimeError::Timeout { .. })) => Outcome::Failure(format!("command timed out after {}s", timeout.unwrap_or_default().as_secs())),
+        Ok(Err(RuntimeError::Timeout { .. })) => {
+            Outcome::Failure(format!("command timed out after {}s", timeout.unwrap_or_default().as_secs()))
+        }
         Ok(Err(error)) => match error.start_error() {
             Some(start) => Outcome::Failure(start.message.clone()),
             None => Outcome::Error(error.to_string()),
@@ -51,7 +53,14 @@ pub fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
 }
 
 /// Asks a web server.
-pub async fn http_get(context: &Context, action: &HTTPGetAction, container: &Container, pod_ip: &str, timeout: Duration, agent: &str) -> Outcome {
+pub async fn http_get(
+    context: &Context,
+    action: &HTTPGetAction,
+    container: &Container,
+    pod_ip: &str,
+    timeout: Duration,
+    agent: &str,
+) -> Outcome {
     let port = match port(&action.port, container) {
         Ok(port) => port,
         Err(error) => return Outcome::Error(error),
@@ -68,7 +77,11 @@ pub async fn http_get(context: &Context, action: &HTTPGetAction, container: &Con
     match request.send().await {
         Ok(answer) => {
             let status = answer.status().as_u16();
-            if (200..400).contains(&status) { Outcome::Success } else { Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")) }
+            if (200..400).contains(&status) {
+                Outcome::Success
+            } else {
+                Outcome::Failure(format!("HTTP probe failed with statuscode: {status}"))
+            }
         }
         Err(error) if error.is_timeout() => {
             Outcome::Failure(format!("Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
@@ -145,7 +158,9 @@ async fn grpc_check(address: &str, service: &str) -> Result<u64, String> {
     driver.abort();
     match head_status.or(trailer).as_deref() {
         None | Some("0") => {}
-        Some("12") => return Err(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {service}")),
+        Some("12") => {
+            return Err(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {service}"));
+        }
         Some(code) => return Err(format!("error: health rpc failed: rpc error: code = {code}")),
     }
     let bytes = collected.to_bytes();

@@ -92,6 +92,9 @@ mod tests {
         let text = hosts_file(&pod, &pod_name(&pod, "c"), &["10.0.0.9".into()], None);
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n") && text.contains("\n10.0.0.9\tweb-0\n"));
         assert!(text.ends_with("\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"));
-        assert!(hosts_file(&pod, &pod_name(&pod, "c"), &[], Some("x y\n")).starts_with("# Kubernetes-managed hosts file (host network).\nx y\n"));
+        assert!(
+            hosts_file(&pod, &pod_name(&pod, "c"), &[], Some("x y\n"))
+                .starts_with("# Kubernetes-managed hosts file (host network).\nx y\n")
+        );
     }
 }

@@ -92,7 +92,10 @@ impl ImageManager {
             Ok(image) => {
                 self.backoff.lock().succeeded(&key);
                 let took = started.elapsed();
-                let message = format!("Successfully pulled image {name:?} in {took:.3?} ({took:.3?} including waiting). Image size: {} bytes.", image.size_bytes);
+                let message = format!(
+                    "Successfully pulled image {name:?} in {took:.3?} ({took:.3?} including waiting). Image size: {} bytes.",
+                    image.size_bytes
+                );
                 self.events.pod(pod, Some(&container.name), false, "Pulled", message);
                 Ok(image)
             }
@@ -118,6 +121,10 @@ impl ImageManager {
 
 /// What a container shows between two attempts to pull its image.
 pub fn back_off(image: &str, error: &str, until: jiff::Timestamp) -> Waiting {
-    let message = if error.is_empty() { format!("Back-off pulling image {image:?}") } else { format!("Back-off pulling image {image:?}: ErrImagePull: {error}") };
+    let message = if error.is_empty() {
+        format!("Back-off pulling image {image:?}")
+    } else {
+        format!("Back-off pulling image {image:?}: ErrImagePull: {error}")
+    };
     Waiting { reason: "ImagePullBackOff".to_owned(), message, retry_at: Some(until) }
 }

@@ -162,7 +162,8 @@ fn end(spec: &PodSpec, input: &Input<'_>, plan: &mut Plan) {
     let starting = input.live.in_flight.iter().any(|key| matches!(key, EffectKey::Start(_) | EffectKey::Sandbox | EffectKey::Volumes));
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| c.name.as_str());
     let plain_init = spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c)).map(|c| c.name.as_str());
-    let first: Vec<&str> = spec.containers.iter().map(|c| c.name.as_str()).chain(ephemeral).chain(plain_init).filter(|n| running(n)).collect();
+    let first: Vec<&str> =
+        spec.containers.iter().map(|c| c.name.as_str()).chain(ephemeral).chain(plain_init).filter(|n| running(n)).collect();
     // Sidecars end after the containers they serve, the last one first.
     let sidecar = spec.init_containers.iter().flatten().rev().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).find(|n| running(n));
     let due: Vec<&str> = if first.is_empty() && !starting { sidecar.into_iter().collect() } else { first };

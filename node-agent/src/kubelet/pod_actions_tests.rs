@@ -106,7 +106,8 @@ fn a_container_that_cannot_start_does_not_hold_up_the_next() {
 
 #[test]
 fn init_containers_run_one_after_the_other_and_sidecars_stay() {
-    let spec = json!({"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}, {"name": "j"}], "containers": [{"name": "a"}]});
+    let spec =
+        json!({"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}, {"name": "j"}], "containers": [{"name": "a"}]});
     let case = || Case::new(spec.clone());
     case().check(&["start i 0"]);
     case().running("i").check(&[]);
@@ -213,7 +214,9 @@ fn changed_resources_are_applied_in_place() {
     let spec = json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "2"}}}]});
     let with = |cpu: &str| {
         let resources = json!({"limits": {"cpu": cpu}});
-        Case::new(spec.clone()).running("a").with(|c| c.record.containers.get_mut("a").unwrap().current.as_mut().unwrap().resources = Some(resources))
+        Case::new(spec.clone())
+            .running("a")
+            .with(|c| c.record.containers.get_mut("a").unwrap().current.as_mut().unwrap().resources = Some(resources))
     };
     with("1").check(&["resize a"]);
     with("2000m").check(&[]);

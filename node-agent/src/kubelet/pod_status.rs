@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP,
-    LinuxContainerUser, Pod, PodCondition, PodIP, PodSpec, PodStatus, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
+    HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodSpec, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -39,7 +39,8 @@ pub fn compute(input: &Input<'_>) -> PodStatus {
     let has_init = !init.is_empty();
     let init_statuses: Vec<ContainerStatus> = init.iter().map(|c| container_status(spec, c, Role::Init, has_init, input)).collect();
     let statuses: Vec<ContainerStatus> = spec.containers.iter().map(|c| container_status(spec, c, Role::Normal, has_init, input)).collect();
-    let ephemeral_statuses: Vec<ContainerStatus> = ephemeral.iter().map(|c| container_status(spec, c, Role::Ephemeral, false, input)).collect();
+    let ephemeral_statuses: Vec<ContainerStatus> =
+        ephemeral.iter().map(|c| container_status(spec, c, Role::Ephemeral, false, input)).collect();
 
     let mut phase = phase(spec, &init_statuses, &statuses, ended(input));
     if let Some(failure) = &input.record.failure
@@ -101,7 +102,8 @@ fn ended(input: &Input<'_>) -> bool {
 
 /// Nothing runs or is being started.
 fn no_process(input: &Input<'_>) -> bool {
-    !input.record.containers.values().any(ContainerRecord::is_running) && !input.live.in_flight.iter().any(|k| matches!(k, EffectKey::Start(_)))
+    !input.record.containers.values().any(ContainerRecord::is_running)
+        && !input.live.in_flight.iter().any(|k| matches!(k, EffectKey::Start(_)))
 }
 
 fn container_status(spec: &PodSpec, container: &Container, role: Role, has_init: bool, input: &Input<'_>) -> ContainerStatus {
@@ -127,7 +129,9 @@ fn container_status(spec: &PodSpec, container: &Container, role: Role, has_init:
     };
     let shown = |attempt: &&Attempt| !(attempt.id.is_empty() || (waiting.is_some() && shown_as_waiting && attempt.finished.is_none()));
     let attempt = current.filter(shown);
-    let resources = attempt.and_then(|a| a.resources.clone()).and_then(|r| serde_json::from_value::<k8s_openapi::api::core::v1::ResourceRequirements>(r).ok());
+    let resources = attempt
+        .and_then(|a| a.resources.clone())
+        .and_then(|r| serde_json::from_value::<k8s_openapi::api::core::v1::ResourceRequirements>(r).ok());
     ContainerStatus {
         name: container.name.clone(),
         image: attempt.map(|a| a.image.clone()).filter(|i| !i.is_empty()).unwrap_or_else(|| container.image.clone().unwrap_or_default()),
@@ -147,7 +151,14 @@ fn container_status(spec: &PodSpec, container: &Container, role: Role, has_init:
     }
 }
 
-fn state_of(spec: &PodSpec, container: &Container, role: Role, has_init: bool, record: &ContainerRecord, input: &Input<'_>) -> ContainerState {
+fn state_of(
+    spec: &PodSpec,
+    container: &Container,
+    role: Role,
+    has_init: bool,
+    record: &ContainerRecord,
+    input: &Input<'_>,
+) -> ContainerState {
     if let Some(attempt) = &record.current {
         if attempt.is_running() {
             let running = ContainerStateRunning { started_at: attempt.started_at.map(Time) };
@@ -282,7 +293,12 @@ pub fn phase(spec: &PodSpec, init: &[ContainerStatus], normal: &[ContainerStatus
         return "Running";
     }
     // Sidecars still run: the pod has not ended yet.
-    let sidecar_runs = spec.init_containers.iter().flatten().zip(init).any(|(c, s)| is_sidecar(c) && s.state.as_ref().is_some_and(|s| s.running.is_some()));
+    let sidecar_runs = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .zip(init)
+        .any(|(c, s)| is_sidecar(c) && s.state.as_ref().is_some_and(|s| s.running.is_some()));
     if stopped > 0 {
         return match () {
             () if again && !over => "Running",
@@ -407,7 +423,9 @@ fn ready(spec: &PodSpec, containers: &Draft, old: &PodStatus) -> Draft {
             let name = &gate.condition_type;
             match old.conditions.iter().flatten().find(|c| &c.type_ == name) {
                 None => Some(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
-                Some(c) if c.status != "True" => Some(format!("the status of pod readiness gate {name:?} is not \"True\", but {}", c.status)),
+                Some(c) if c.status != "True" => {
+                    Some(format!("the status of pod readiness gate {name:?} is not \"True\", but {}", c.status))
+                }
                 Some(_) => None,
             }
         })

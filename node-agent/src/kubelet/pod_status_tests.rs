@@ -91,7 +91,8 @@ fn phases_with_init_containers_and_sidecars() {
     Case::new(spec("Never")).exited("i", 1).phase("Failed");
     Case::new(spec("Never")).exited("i", 0).phase("Pending");
     Case::new(spec("Never")).exited("i", 0).running("a", true).phase("Running");
-    let side = json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}], "restartPolicy": "Never"});
+    let side =
+        json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}], "restartPolicy": "Never"});
     Case::new(side.clone()).running("s", true).exited("a", 0).phase("Running");
     Case::new(side.clone()).exited("s", 137).exited("a", 0).phase("Succeeded");
     Case::new(side).exited("s", 137).exited("a", 2).phase("Failed");
@@ -112,7 +113,8 @@ fn a_deleted_pod_whose_containers_ended_is_over() {
 
 #[test]
 fn conditions_of_a_pod_on_its_way() {
-    let case = Case::new(json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}, {"name": "b"}]})).exited("i", 0);
+    let case =
+        Case::new(json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}, {"name": "b"}]})).exited("i", 0);
     assert_eq!(case.condition("Initialized"), no("ContainersNotInitialized", "containers with incomplete status: [j]"));
     assert_eq!(case.condition("Ready"), no("ContainersNotReady", "containers with unready status: [a b]"));
     assert_eq!(case.condition("PodScheduled"), yes());
@@ -139,10 +141,16 @@ fn readiness_gates_hold_back_ready_only() {
     let spec = json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "x/y"}]});
     let case = Case::new(spec).running("a", true);
     assert_eq!(case.condition("ContainersReady"), yes());
-    assert_eq!(case.condition("Ready"), no("ReadinessGatesNotReady", "corresponding condition of pod readiness gate \"x/y\" does not exist."));
+    assert_eq!(
+        case.condition("Ready"),
+        no("ReadinessGatesNotReady", "corresponding condition of pod readiness gate \"x/y\" does not exist.")
+    );
     let gate = |status: &'static str| move |c: &mut Case| c.pod["status"] = json!({"conditions": [{"type": "x/y", "status": status}]});
     let case = case.with(gate("False"));
-    assert_eq!(case.condition("Ready"), no("ReadinessGatesNotReady", "the status of pod readiness gate \"x/y\" is not \"True\", but False"));
+    assert_eq!(
+        case.condition("Ready"),
+        no("ReadinessGatesNotReady", "the status of pod readiness gate \"x/y\" is not \"True\", but False")
+    );
     let case = case.with(gate("True"));
     assert_eq!((case.condition("Ready"), case.condition("x/y").0), (yes(), "True".to_owned()));
 }
@@ -193,7 +201,10 @@ fn a_restarted_container_shows_both_runs() {
 #[test]
 fn addresses_and_generation() {
     let status = Case::new(one("Always")).running("a", true).status();
-    assert_eq!((status.pod_ip.as_deref(), status.host_ip.as_deref(), status.observed_generation), (Some("10.244.0.3"), Some("10.0.0.1"), Some(2)));
+    assert_eq!(
+        (status.pod_ip.as_deref(), status.host_ip.as_deref(), status.observed_generation),
+        (Some("10.244.0.3"), Some("10.0.0.1"), Some(2))
+    );
     let host = Case::new(json!({"hostNetwork": true, "containers": [{"name": "a"}]})).status();
     assert_eq!(host.pod_ip.as_deref(), Some("10.0.0.1"));
     assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
@@ -201,7 +212,12 @@ fn addresses_and_generation() {
 
 #[test]
 fn a_failure_of_the_agents_making_ends_the_pod_once_nothing_runs() {
-    let failure = PodFailure { reason: "Evicted".into(), message: "The node was low on resource: memory.".into(), disruption: true, ..PodFailure::default() };
+    let failure = PodFailure {
+        reason: "Evicted".into(),
+        message: "The node was low on resource: memory.".into(),
+        disruption: true,
+        ..PodFailure::default()
+    };
     let case = |c: Case| c.with(|c| c.record.failure = Some(failure.clone()));
     case(Case::new(one("Always")).running("a", true)).phase("Running");
     let gone = case(Case::new(one("Always")).exited("a", 137));

@@ -48,7 +48,12 @@ impl Series {
     /// Nothing seen yet.
     pub fn new(probe: &Probe) -> Self {
         let positive = |value: Option<i32>, default: u32| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
-        Self { success_threshold: positive(probe.success_threshold, 1), failure_threshold: positive(probe.failure_threshold, 3), run: 0, last: None }
+        Self {
+            success_threshold: positive(probe.success_threshold, 1),
+            failure_threshold: positive(probe.failure_threshold, 3),
+            run: 0,
+            last: None,
+        }
     }
 
     /// What is to be believed after this result; `None` while too few results agree.
@@ -67,7 +72,8 @@ mod tests {
     #[test]
     fn thresholds_count_consecutive_results() {
         let mut series = Series::new(&Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() });
-        let seen: Vec<Option<bool>> = [true, true, false, false, true, false, false, false].into_iter().map(|s| series.observe(s)).collect();
+        let seen: Vec<Option<bool>> =
+            [true, true, false, false, true, false, false, false].into_iter().map(|s| series.observe(s)).collect();
         assert_eq!(seen, [None, Some(true), None, None, None, None, None, Some(false)]);
     }
 

@@ -52,17 +52,23 @@ pub fn start(target: &Target, started: bool) -> Vec<Task> {
         ProbeKind::Liveness => target.container.liveness_probe.clone(),
         ProbeKind::Readiness => target.container.readiness_probe.clone(),
     };
-    let kinds: &[ProbeKind] =
-        if !started && target.container.startup_probe.is_some() { &[ProbeKind::Startup] } else { &[ProbeKind::Liveness, ProbeKind::Readiness] };
+    let kinds: &[ProbeKind] = if !started && target.container.startup_probe.is_some() {
+        &[ProbeKind::Startup]
+    } else {
+        &[ProbeKind::Liveness, ProbeKind::Readiness]
+    };
     kinds.iter().filter_map(|kind| Some(Task::spawn(follow(target.clone(), *kind, probes(*kind)?)))).collect()
 }
 
 async fn follow(target: Target, kind: ProbeKind, probe: Probe) {
-    let seconds = |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default));
+    let seconds = |value: Option<i32>, default: u64| {
+        Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default))
+    };
     let delay = Duration::from_secs(probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).unwrap_or(0));
     let mut series = Series::new(&probe);
     // The period is what the user asked for; the first probe comes right after the initial delay.
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::from_std(crate::clock::instant_now() + delay), seconds(probe.period_seconds, 10));
+    let mut ticks =
+        tokio::time::interval_at(tokio::time::Instant::from_std(crate::clock::instant_now() + delay), seconds(probe.period_seconds, 10));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut believed = None;
     loop {
@@ -75,7 +81,13 @@ async fn follow(target: Target, kind: ProbeKind, probe: Probe) {
                 target.context.events.pod(&target.pod, Some(name), true, "Unhealthy", format!("{} probe failed: {text}", kind.name()));
             }
             Outcome::Error(text) => {
-                target.context.events.pod(&target.pod, Some(name), true, "Unhealthy", format!("{} probe errored and resulted in unknown state: {text}", kind.name()));
+                target.context.events.pod(
+                    &target.pod,
+                    Some(name),
+                    true,
+                    "Unhealthy",
+                    format!("{} probe errored and resulted in unknown state: {text}", kind.name()),
+                );
             }
         }
         let Some(success) = series.observe(outcome == Outcome::Success) else { continue };

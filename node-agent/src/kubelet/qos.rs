@@ -67,7 +67,8 @@ pub fn oom_score_adj(class: QosClass, container: &Container, node_memory_bytes: 
         QosClass::Guaranteed => -997,
         QosClass::BestEffort => 1000,
         QosClass::Burstable => {
-            let request = container.resources.as_ref().and_then(|r| get_units(r.requests.as_ref().or(r.limits.as_ref()), "memory")).unwrap_or(0);
+            let request =
+                container.resources.as_ref().and_then(|r| get_units(r.requests.as_ref().or(r.limits.as_ref()), "memory")).unwrap_or(0);
             let adj = 1000 - i128::from(request) * 1000 / i128::from(node_memory_bytes.max(1));
             i32::try_from(adj.clamp(3, 999)).unwrap_or(999)
         }
@@ -88,15 +89,23 @@ mod tests {
     fn classes() {
         check(json!([{"name": "a"}]), QosClass::BestEffort);
         check(json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]), QosClass::Guaranteed);
-        check(json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}}]), QosClass::Burstable);
+        check(
+            json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}}]),
+            QosClass::Burstable,
+        );
         check(json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}, {"name": "b"}]), QosClass::Burstable);
         check(json!([{"name": "a", "resources": {"requests": {"nvidia.com/gpu": "1"}}}]), QosClass::BestEffort);
-        check(json!([{"name": "a", "resources": {"limits": {"cpu": "1000m", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1024Mi"}}}]), QosClass::Guaranteed);
+        check(
+            json!([{"name": "a", "resources": {"limits": {"cpu": "1000m", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1024Mi"}}}]),
+            QosClass::Guaranteed,
+        );
     }
 
     #[test]
     fn a_greedy_burstable_container_is_killed_later() {
-        let container = |memory: &str| -> Container { serde_json::from_value(json!({"name": "a", "resources": {"requests": {"memory": memory}}})).unwrap() };
+        let container = |memory: &str| -> Container {
+            serde_json::from_value(json!({"name": "a", "resources": {"requests": {"memory": memory}}})).unwrap()
+        };
         assert_eq!(oom_score_adj(QosClass::Burstable, &container("512Mi"), 1 << 30, false), 500);
         assert_eq!(oom_score_adj(QosClass::Burstable, &container("1"), 1 << 30, false), 999);
         assert_eq!(oom_score_adj(QosClass::BestEffort, &container("1"), 1 << 30, false), 1000);

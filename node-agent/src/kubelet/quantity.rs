@@ -93,9 +93,17 @@ mod tests {
 
     #[test]
     fn quantities_become_numbers() {
-        for (text, millis_expected) in
-            [("1", 1000), ("100m", 100), ("1.5", 1500), ("0.5", 500), ("1Ki", 1_024_000), ("2e3", 2_000_000), ("1E3", 1_000_000), ("1u", 1), ("-1", -1000)]
-        {
+        for (text, millis_expected) in [
+            ("1", 1000),
+            ("100m", 100),
+            ("1.5", 1500),
+            ("0.5", 500),
+            ("1Ki", 1_024_000),
+            ("2e3", 2_000_000),
+            ("1E3", 1_000_000),
+            ("1u", 1),
+            ("-1", -1000),
+        ] {
             assert_eq!(millis(&Quantity(text.to_owned())), millis_expected, "{text}");
         }
         assert_eq!(units(&Quantity("64Mi".to_owned())), 64 << 20);

@@ -120,7 +120,10 @@ mod tests {
         let both = pod(json!({"containers": [{"name": "a", "resources": limits("1")}, {"name": "b", "resources": limits("500m")}],
             "initContainers": [{"name": "i", "resources": limits("4")}]}));
         let resources = of_pod(&both, 10);
-        assert_eq!((resources.cpu_quota_us, resources.memory_limit_bytes, resources.cpu_shares), (Some(400_000), Some(128 << 20), Some(4096)));
+        assert_eq!(
+            (resources.cpu_quota_us, resources.memory_limit_bytes, resources.cpu_shares),
+            (Some(400_000), Some(128 << 20), Some(4096))
+        );
         let one = pod(json!({"containers": [{"name": "a", "resources": limits("1")}, {"name": "b"}]}));
         assert_eq!((of_pod(&one, 10).cpu_quota_us, pod_memory_limit(&one)), (None, None));
         assert_eq!(cgroup_path(&one), "kubepods/burstable/podu");

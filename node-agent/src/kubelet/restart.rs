@@ -45,7 +45,10 @@ pub fn is_complete(spec: &PodSpec, record: impl Fn(&str) -> Option<ContainerReco
         record(&c.name).and_then(|r| r.finished().map(|f| f.exit_code)).is_some_and(|code| code != 0 && !init_restarts(spec, c, code))
     });
     failed_init
-        || spec.containers.iter().all(|c| record(&c.name).and_then(|r| r.finished().map(|f| f.exit_code)).is_some_and(|code| !restarts(spec, c, code)))
+        || spec
+            .containers
+            .iter()
+            .all(|c| record(&c.name).and_then(|r| r.finished().map(|f| f.exit_code)).is_some_and(|code| !restarts(spec, c, code)))
 }
 
 #[cfg(test)]

@@ -102,8 +102,11 @@ mod tests {
                 "env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}],
             "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "t"}}]}}]}}))
         .unwrap();
-        let expected =
-            BTreeMap::from([(Reference::ConfigMap("m".into()), false), (Reference::Secret("s".into()), true), (Reference::Secret("t".into()), false)]);
+        let expected = BTreeMap::from([
+            (Reference::ConfigMap("m".into()), false),
+            (Reference::Secret("s".into()), true),
+            (Reference::Secret("t".into()), false),
+        ]);
         assert_eq!(references(&pod), expected);
     }
 }

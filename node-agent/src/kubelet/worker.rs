@@ -18,9 +18,9 @@ use super::effects::{self, Started};
 use super::messages::{EffectResult, WorkerEvent, WorkerFinished};
 use super::observed::{EffectKey, Live, PodFailure, PodRecord, Probed, RestartWait, SandboxRecord};
 use super::pod_actions::{self, Action, find_container};
+use super::pod_status;
 use super::probe::ProbeKind;
 use super::prober::{self, Target, Task};
-use super::pod_status;
 use crate::clock;
 
 /// A pod has a few events at a time; the kubelet repeats what did not fit.
@@ -92,7 +92,13 @@ impl PodWorker {
     fn drive(&mut self, ctx: &mut ActorContext<Self>) {
         let now = clock::now();
         let decided = catch_unwind(AssertUnwindSafe(|| {
-            pod_actions::decide(&pod_actions::Input { pod: &self.pod, record: &self.record, live: &self.live, vanished: self.vanished, now })
+            pod_actions::decide(&pod_actions::Input {
+                pod: &self.pod,
+                record: &self.record,
+                live: &self.live,
+                vanished: self.vanished,
+                now,
+            })
         }));
         let mut wake = self.renew_at.into_iter().chain(self.status_retry_at).min();
         match decided {
@@ -202,7 +208,13 @@ impl PodWorker {
             }
             EffectResult::Sandbox(Ok(sandbox)) => self.record.sandbox = Some(sandbox),
             EffectResult::Sandbox(Err(message)) => {
-                self.context.events.pod(&self.pod, None, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+                self.context.events.pod(
+                    &self.pod,
+                    None,
+                    true,
+                    "FailedCreatePodSandBox",
+                    format!("Failed to create pod sandbox: {message}"),
+                );
                 self.live.blocked_until = Some(now + RETRY);
             }
             EffectResult::Start(started) => {
@@ -387,7 +399,10 @@ impl PodWorker {
     /// Renews tokens and rewrites the files that come from the API.
     fn renew(&mut self, ctx: &mut ActorContext<Self>) {
         let has_files = self.pod.spec.as_ref().is_some_and(|s| {
-            s.volumes.iter().flatten().any(|v| v.config_map.is_some() || v.secret.is_some() || v.projected.is_some() || v.downward_api.is_some())
+            s.volumes
+                .iter()
+                .flatten()
+                .any(|v| v.config_map.is_some() || v.secret.is_some() || v.projected.is_some() || v.downward_api.is_some())
         });
         if !has_files || self.refreshing || !self.record.volumes_ready || self.vanished || self.live.cleaned {
             return;
@@ -432,7 +447,11 @@ impl PodWorker {
 
     /// Sends the status if the API server has another one.
     fn report(&mut self, ctx: &mut ActorContext<Self>, now: Timestamp) {
-        if self.vanished || self.status_in_flight || self.status_retry_at.is_some_and(|at| now < at) || (self.live.cleaned && self.record.containers.is_empty()) {
+        if self.vanished
+            || self.status_in_flight
+            || self.status_retry_at.is_some_and(|at| now < at)
+            || (self.live.cleaned && self.record.containers.is_empty())
+        {
             return;
         }
         self.status_retry_at = None;
@@ -445,7 +464,11 @@ impl PodWorker {
         self.status_in_flight = true;
         // Until the watch brings it back, this is what the server has.
         let meta = &self.pod.metadata;
-        let path = format!("/api/v1/namespaces/{}/pods/{}/status", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{}/status",
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default()
+        );
         let body = json!({"metadata": {"uid": meta.uid}, "status": patch});
         let client = self.context.client().clone();
         let work = async move {
@@ -607,7 +630,8 @@ impl Handler<WorkerEvent> for PodWorker {
 /// Deletes the object for good, if it is still the same one.
 async fn delete(context: &Context, pod: &Pod) -> Result<(), String> {
     let meta = &pod.metadata;
-    let path = format!("/api/v1/namespaces/{}/pods/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let path =
+        format!("/api/v1/namespaces/{}/pods/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": meta.uid}});
     match context.client().delete(&path, Some(&options)).await {
         Ok(_) => Ok(()),
@@ -632,7 +656,8 @@ fn status_patch(old: &Value, new: &Value) -> Option<Value> {
     for (list, key) in [("podIPs", "ip"), ("hostIPs", "ip")] {
         // These lists merge by key: entries that vanish must be named.
         let (Some(Value::Array(before)), Some(Value::Array(after))) = (old.get(list), patch.get_mut(list)) else { continue };
-        let gone: Vec<Value> = before.iter().filter(|b| !after.iter().any(|a| a[key] == b[key])).map(|b| json!({key: b[key], "$patch": "delete"})).collect();
+        let gone: Vec<Value> =
+            before.iter().filter(|b| !after.iter().any(|a| a[key] == b[key])).map(|b| json!({key: b[key], "$patch": "delete"})).collect();
         after.extend(gone);
     }
     (!patch.is_empty()).then_some(Value::Object(patch))
@@ -680,7 +705,8 @@ mod tests {
     #[test]
     fn unsafe_sysctls_are_refused() {
         let pod = |name: &str| -> Pod {
-            serde_json::from_value(json!({"spec": {"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}})).unwrap()
+            serde_json::from_value(json!({"spec": {"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}}))
+                .unwrap()
         };
         assert!(refusal(&pod("kernel.shm_rmid_forced")).is_none());
         assert_eq!(refusal(&pod("kernel.msgmax")).unwrap().reason, "SysctlForbidden");

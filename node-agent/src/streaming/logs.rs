@@ -134,7 +134,10 @@ mod tests {
     fn lines_are_joined_and_chosen() {
         assert_eq!(read(&LogOptions::default(), 0), "one\ntwo\n\n");
         assert_eq!(read(&LogOptions::default(), tail_start(LOG, 2)), "two\n\n");
-        assert_eq!((read(&LogOptions::default(), tail_start(LOG, 0)), read(&LogOptions::default(), tail_start(LOG, 9))), (String::new(), "one\ntwo\n\n".into()));
+        assert_eq!(
+            (read(&LogOptions::default(), tail_start(LOG, 0)), read(&LogOptions::default(), tail_start(LOG, 9))),
+            (String::new(), "one\ntwo\n\n".into())
+        );
         let since = LogOptions { since: Some("2026-01-01T00:00:03Z".parse().unwrap()), timestamps: true, ..LogOptions::default() };
         assert_eq!(read(&since, 0), "2026-01-01T00:00:03Z \n");
         assert_eq!(last_text(LOG, 80, 3), "o\n\n");
@@ -143,7 +146,11 @@ mod tests {
     #[test]
     fn queries() {
         let pairs = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
-        let options = LogOptions::parse(&pairs(&[("follow", "true"), ("tailLines", "5"), ("sinceSeconds", "10")]), Timestamp::from_second(100).unwrap()).unwrap();
+        let options = LogOptions::parse(
+            &pairs(&[("follow", "true"), ("tailLines", "5"), ("sinceSeconds", "10")]),
+            Timestamp::from_second(100).unwrap(),
+        )
+        .unwrap();
         assert!(options.follow && options.tail_lines == Some(5) && options.since == Some(Timestamp::from_second(90).unwrap()));
         assert!(LogOptions::parse(&pairs(&[("tailLines", "x")]), Timestamp::UNIX_EPOCH).is_err());
     }

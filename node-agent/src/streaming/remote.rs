@@ -236,6 +236,9 @@ mod tests {
         let pairs = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
         let expected = Wanted { command: vec!["ls".into(), "-l".into()], stdin: true, stdout: true, stderr: false, tty: true };
         assert_eq!(Wanted::parse(&pairs(&[("command", "ls"), ("command", "-l"), ("input", "1"), ("output", "1"), ("tty", "1")])), expected);
-        assert_eq!(Wanted::parse(&pairs(&[("command", "ls"), ("command", "-l"), ("stdin", "true"), ("stdout", "true"), ("tty", "true")])), expected);
+        assert_eq!(
+            Wanted::parse(&pairs(&[("command", "ls"), ("command", "-l"), ("stdin", "true"), ("stdout", "true"), ("tty", "true")])),
+            expected
+        );
     }
 }

@@ -119,7 +119,12 @@ fn json_answer(value: &serde_json::Value) -> Response<Body> {
 
 fn query_of(request: &Request<Incoming>) -> Vec<(String, String)> {
     let query = request.uri().query().unwrap_or_default();
-    query.split('&').filter(|p| !p.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (decode(n), decode(v))).collect()
+    query
+        .split('&')
+        .filter(|p| !p.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(n, v)| (decode(n), decode(v)))
+        .collect()
 }
 
 /// Undoes percent encoding and `+`.
@@ -157,7 +162,9 @@ impl Server {
                 let items: Vec<_> = self.pods.objects().values().map(|p| serde_json::to_value(&**p).unwrap_or_default()).collect();
                 json_answer(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
             }
-            ["stats", "summary"] => super::stats::summary(&self.context, &self.pods).await.map_or_else(|e| text(StatusCode::INTERNAL_SERVER_ERROR, e), |v| json_answer(&v)),
+            ["stats", "summary"] => super::stats::summary(&self.context, &self.pods)
+                .await
+                .map_or_else(|e| text(StatusCode::INTERNAL_SERVER_ERROR, e), |v| json_answer(&v)),
             ["metrics"] => text(StatusCode::OK, super::stats::metrics(&self.context, &self.pods)),
             ["metrics", "resource"] => match super::stats::summary(&self.context, &self.pods).await {
                 Ok(summary) => text(StatusCode::OK, super::stats::resource_metrics(&summary)),
@@ -247,7 +254,9 @@ impl Server {
                 let answer = websocket_answer(&key, protocol);
                 tokio::spawn(async move {
                     match hyper::upgrade::on(request).await {
-                        Ok(upgraded) => websocket::carry(websocket::accept(upgraded).await, remote::start(runtime, running.id, wanted)).await,
+                        Ok(upgraded) => {
+                            websocket::carry(websocket::accept(upgraded).await, remote::start(runtime, running.id, wanted)).await
+                        }
                         Err(error) => tracing::debug!(%error, "Could not upgrade a connection"),
                     }
                 });
@@ -255,12 +264,21 @@ impl Server {
             }
             Some(Upgrade::Spdy { offered }) => {
                 let Some(protocol) = offered.iter().find(|p| spdy_session::REMOTE_PROTOCOLS.contains(&p.as_str())).cloned() else {
-                    return text(StatusCode::FORBIDDEN, format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server supports {:?}", spdy_session::REMOTE_PROTOCOLS));
+                    return text(
+                        StatusCode::FORBIDDEN,
+                        format!(
+                            "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server supports {:?}",
+                            spdy_session::REMOTE_PROTOCOLS
+                        ),
+                    );
                 };
                 let answer = spdy_answer(&protocol);
                 tokio::spawn(async move {
                     match hyper::upgrade::on(request).await {
-                        Ok(upgraded) => spdy_session::carry(TokioIo::new(upgraded), wanted.clone(), move || remote::start(runtime, running.id, wanted)).await,
+                        Ok(upgraded) => {
+                            spdy_session::carry(TokioIo::new(upgraded), wanted.clone(), move || remote::start(runtime, running.id, wanted))
+                                .await
+                        }
                         Err(error) => tracing::debug!(%error, "Could not upgrade a connection"),
                     }
                 });
@@ -289,8 +307,11 @@ impl Server {
                 let Some(protocol) = channels::choose(offered.split(','), ours) else {
                     return text(StatusCode::BAD_REQUEST, format!("unable to upgrade: no supported sub-protocol in {offered:?}"));
                 };
-                let ports: Vec<u16> =
-                    query.iter().filter(|(n, _)| n == "ports" || n == "port").flat_map(|(_, v)| v.split(',').filter_map(|p| p.parse().ok()).collect::<Vec<_>>()).collect();
+                let ports: Vec<u16> = query
+                    .iter()
+                    .filter(|(n, _)| n == "ports" || n == "port")
+                    .flat_map(|(_, v)| v.split(',').filter_map(|p| p.parse().ok()).collect::<Vec<_>>())
+                    .collect();
                 let answer = websocket_answer(&key, protocol);
                 tokio::spawn(async move {
                     let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
@@ -319,13 +340,16 @@ impl Server {
 
 fn waiting_message(pod: &Pod, container: &str) -> String {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let statuses = pod.status.iter().flat_map(|s| {
-        s.container_statuses.iter().chain(&s.init_container_statuses).chain(&s.ephemeral_container_statuses).flatten()
-    });
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).chain(&s.ephemeral_container_statuses).flatten());
     let reason = statuses.into_iter().find(|s| s.name == container).and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone());
     match reason.as_deref() {
         Some("ErrImagePull") => format!("container {container:?} in pod {name:?} is waiting to start: image can't be pulled"),
-        Some("ImagePullBackOff") => format!("container {container:?} in pod {name:?} is waiting to start: trying and failing to pull image"),
+        Some("ImagePullBackOff") => {
+            format!("container {container:?} in pod {name:?} is waiting to start: trying and failing to pull image")
+        }
         Some(reason) => format!("container {container:?} in pod {name:?} is waiting to start: {reason}"),
         None => format!("container {container:?} in pod {name:?} is waiting to start - no logs yet"),
     }

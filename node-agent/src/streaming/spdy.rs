@@ -154,7 +154,11 @@ impl Decoder {
             }
             let id = || u32_at(&payload, 0).map(|id| id & ID);
             let frame = match first & 0xffff {
-                1 => Frame::SynStream { id: id()?, fin, headers: self.headers(payload.get(10..).ok_or_else(|| broken("SYN_STREAM is too short"))?)? },
+                1 => Frame::SynStream {
+                    id: id()?,
+                    fin,
+                    headers: self.headers(payload.get(10..).ok_or_else(|| broken("SYN_STREAM is too short"))?)?,
+                },
                 2 => Frame::SynReply { id: id()?, fin, headers: self.headers(payload.get(4..).unwrap_or_default())? },
                 3 => Frame::RstStream { id: id()?, status: u32_at(&payload, 4)? },
                 4 => Frame::Settings,

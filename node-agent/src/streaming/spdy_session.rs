@@ -336,7 +336,11 @@ mod tests {
         while seen.last() != Some(&Frame::Data { id: 1, fin: true, data: vec![] }) {
             seen.push(next(&mut decoder, &mut client).await);
         }
-        assert!(seen.contains(&Frame::Data { id: 3, fin: false, data: b"echo".to_vec() }) && seen.contains(&Frame::Data { id: 3, fin: true, data: vec![] }), "{seen:?}");
+        assert!(
+            seen.contains(&Frame::Data { id: 3, fin: false, data: b"echo".to_vec() })
+                && seen.contains(&Frame::Data { id: 3, fin: true, data: vec![] }),
+            "{seen:?}"
+        );
     }
 
     #[tokio::test]
@@ -366,7 +370,8 @@ mod tests {
         while !matches!(seen.last(), Some(Frame::GoAway { .. })) {
             seen.push(next(&mut decoder, &mut client).await);
         }
-        let status = seen.iter().find_map(|f| if let Frame::Data { id: 1, data, fin: false } = f { Some(data.clone()) } else { None }).unwrap();
+        let status =
+            seen.iter().find_map(|f| if let Frame::Data { id: 1, data, fin: false } = f { Some(data.clone()) } else { None }).unwrap();
         assert!(String::from_utf8(status).unwrap().contains("NonZeroExitCode"));
         assert!(seen.contains(&Frame::Data { id: 5, fin: false, data: b"hi".to_vec() }));
     }

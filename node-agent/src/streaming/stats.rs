@@ -32,7 +32,9 @@ pub async fn summary(context: &Arc<Context>, pods: &Reflector<Pod>) -> Result<Va
         let mut total = Stats::default();
         for pod in objects.values() {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
-            let Some(sandbox) = context.runtime.list_sandboxes().into_iter().find(|s| s.id.starts_with(&format!("{uid}."))) else { continue };
+            let Some(sandbox) = context.runtime.list_sandboxes().into_iter().find(|s| s.id.starts_with(&format!("{uid}."))) else {
+                continue;
+            };
             let Ok(stats) = context.runtime.sandbox_stats(&sandbox.id) else { continue };
             total.cpu_usage_ns += stats.cpu_usage_ns;
             total.memory_working_set_bytes += stats.memory_working_set_bytes;
@@ -67,13 +69,24 @@ pub fn resource_metrics(summary: &Value) -> String {
     let mut out = String::from("# TYPE node_cpu_usage_seconds_total counter\n");
     let seconds = |value: &Value| value.as_f64().unwrap_or(0.0) / 1e9;
     out.push_str(&format!("node_cpu_usage_seconds_total {}\n", seconds(&summary["node"]["cpu"]["usageCoreNanoSeconds"])));
-    out.push_str(&format!("# TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {}\n", summary["node"]["memory"]["workingSetBytes"]));
+    out.push_str(&format!(
+        "# TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {}\n",
+        summary["node"]["memory"]["workingSetBytes"]
+    ));
     let (mut cpu, mut memory) = (String::new(), String::new());
     for pod in summary["pods"].as_array().into_iter().flatten() {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         for container in pod["containers"].as_array().into_iter().flatten() {
-            let labels = format!("container={:?},namespace={:?},pod={:?}", text(&container["name"]), text(&pod["podRef"]["namespace"]), text(&pod["podRef"]["name"]));
-            cpu.push_str(&format!("container_cpu_usage_seconds_total{{{labels}}} {}\n", seconds(&container["cpu"]["usageCoreNanoSeconds"])));
+            let labels = format!(
+                "container={:?},namespace={:?},pod={:?}",
+                text(&container["name"]),
+                text(&pod["podRef"]["namespace"]),
+                text(&pod["podRef"]["name"])
+            );
+            cpu.push_str(&format!(
+                "container_cpu_usage_seconds_total{{{labels}}} {}\n",
+                seconds(&container["cpu"]["usageCoreNanoSeconds"])
+            ));
             memory.push_str(&format!("container_memory_working_set_bytes{{{labels}}} {}\n", container["memory"]["workingSetBytes"]));
         }
     }

@@ -50,7 +50,10 @@ pub fn token_requests(spec: &PodSpec) -> Vec<TokenRequest> {
     let projections = spec.volumes.iter().flatten().filter_map(|v| v.projected.as_ref()).flat_map(|p| p.sources.iter().flatten());
     let mut all: Vec<TokenRequest> = projections
         .filter_map(|source| source.service_account_token.as_ref())
-        .map(|t| TokenRequest { audience: t.audience.clone().unwrap_or_default(), expiration_seconds: t.expiration_seconds.unwrap_or(3600) })
+        .map(|t| TokenRequest {
+            audience: t.audience.clone().unwrap_or_default(),
+            expiration_seconds: t.expiration_seconds.unwrap_or(3600),
+        })
         .collect();
     all.sort();
     all.dedup();
