@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use trierarch_api::{ApiError, GroupResource, ObjectKey, Reason, Snapshot as _};
+use trierarch_api::{ApiError, GroupResource, ObjectKey, Reason};
 use trierarch_client::{Client, Config, Request};
 use trierarch_controllers::Cluster;
 use trierarch_raft::{MemberRole, Store};

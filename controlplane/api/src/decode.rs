@@ -366,7 +366,8 @@ fn written_zero(field: &Field) -> Option<Value> {
             let mut value = Value::Object(Map::new());
             let schema = std::sync::Arc::clone(reference.schema());
             let mut unused = Vec::new();
-            Decoder { strict: &mut unused, names: Vec::new(), path: String::new(), owner: String::new(), error: None }.object(&schema, &mut value);
+            Decoder { strict: &mut unused, names: Vec::new(), path: String::new(), owner: String::new(), error: None }
+                .object(&schema, &mut value);
             Some(value)
         }
         Type::Time | Type::MicroTime => Some(Value::Null),
@@ -458,10 +459,9 @@ pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     let mut duplicates = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(body);
     let seed = Tracked { path: String::new(), duplicates: &mut duplicates };
-    let value = seed
-        .deserialize(&mut reader)
-        .and_then(|value| reader.end().map(|()| value))
-        .map_err(|error| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {}", go_syntax_error(body, &error))))?;
+    let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)).map_err(|error| {
+        ApiError::bad_request(format!("couldn't get version/kind; json parse error: {}", go_syntax_error(body, &error)))
+    })?;
     Ok((value, duplicates))
 }
 
@@ -476,7 +476,8 @@ fn go_syntax_error(body: &[u8], error: &serde_json::Error) -> String {
     }
     let at = (offset + error.column()).saturating_sub(1).min(body.len().saturating_sub(1));
     let found = body.get(at).copied().map_or('?', char::from);
-    let what = if at == 0 || error.to_string().contains("expected value") { "looking for beginning of value" } else { "after top-level value" };
+    let what =
+        if at == 0 || error.to_string().contains("expected value") { "looking for beginning of value" } else { "after top-level value" };
     format!("invalid character '{found}' {what}")
 }
 

@@ -314,8 +314,10 @@ impl Parser {
                 Token::Word(_) | Token::Sign("!" | "in" | "notin") => {}
                 other => return Self::refuse(other, "!, identifier, or 'end of string'"),
             }
-            let requirement =
-                self.requirement().and_then(|r| r.check().map(|()| r)).map_err(|e| SelectorError(format!("unable to parse requirement: {e}")))?;
+            let requirement = self
+                .requirement()
+                .and_then(|r| r.check().map(|()| r))
+                .map_err(|e| SelectorError(format!("unable to parse requirement: {e}")))?;
             out.push(requirement);
             match self.next() {
                 Token::End => return Ok(out),
@@ -441,11 +443,7 @@ impl FieldSelector {
                 .filter(|at| part.is_char_boundary(*at))
                 .find_map(|at| ["!=", "==", "="].into_iter().find(|sign| part[at..].starts_with(sign)).map(|sign| (at, sign)))
                 .ok_or_else(refuse)?;
-            terms.push(FieldTerm {
-                field: part[..at].to_owned(),
-                value: unescape(&part[at + sign.len()..])?,
-                equal: sign != "!=",
-            });
+            terms.push(FieldTerm { field: part[..at].to_owned(), value: unescape(&part[at + sign.len()..])?, equal: sign != "!=" });
         }
         Ok(Self { terms })
     }
@@ -512,7 +510,9 @@ fn unescape(text: &str) -> Result<String, SelectorError> {
         match c {
             '\\' => match chars.next() {
                 Some(next @ ('\\' | ',' | '=')) => out.push(next),
-                Some(next) => return Err(SelectorError(format!("invalid field selector: invalid escape sequence: {:?}", format!("\\{next}")))),
+                Some(next) => {
+                    return Err(SelectorError(format!("invalid field selector: invalid escape sequence: {:?}", format!("\\{next}"))));
+                }
                 None => return Err(SelectorError("invalid field selector: invalid escape sequence: \"\\\\\"".to_owned())),
             },
             ',' | '=' => {

@@ -234,8 +234,7 @@ impl FakeCluster {
     /// The object after the change; none when the change removed its last finalizer while it was being deleted.
     fn replace(&self, key: &ObjectKey, mut object: Value) -> Result<Option<Arc<Object>>, ApiError> {
         let mut state = self.state.lock();
-        let before =
-            state.view.objects.get(key).cloned().ok_or_else(|| ApiError::not_found(&key.resource, &key.name))?.value();
+        let before = state.view.objects.get(key).cloned().ok_or_else(|| ApiError::not_found(&key.resource, &key.name))?.value();
         if object.get("spec") != before.get("spec") {
             object["metadata"]["generation"] = json!(before["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
         }

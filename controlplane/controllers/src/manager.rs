@@ -71,8 +71,7 @@ impl Manager {
                 .map(|controller| {
                     let queue = SharedQueue::default();
                     let recorder = recorders.recorder(controller.name());
-                    let runner =
-                        Runner::new(Arc::clone(&controller), Arc::clone(&cluster), clock.clone(), recorder, queue.clone()).start();
+                    let runner = Runner::new(Arc::clone(&controller), Arc::clone(&cluster), clock.clone(), recorder, queue.clone()).start();
                     Running { controller, queue, runner }
                 })
                 .collect();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream;
-use trierarch_api::status::Reason;
 use trierarch_api::ApiError;
+use trierarch_api::status::Reason;
 
 use crate::action::{Action, Plan, Reports};
 use crate::cluster::Cluster;
@@ -99,9 +99,7 @@ async fn act(cluster: &Arc<dyn Cluster>, recorder: &Recorder, actions: Vec<Actio
             Action::Patch { key, kind, patch, subresource } => {
                 judge(Step::Write, gone_is_fine(cluster.patch(&key, kind, patch, subresource).await.map(|_| ())))
             }
-            Action::Finalize { name, object } => {
-                judge(Step::Write, gone_is_fine(cluster.finalize_namespace(&name, object).await))
-            }
+            Action::Finalize { name, object } => judge(Step::Write, gone_is_fine(cluster.finalize_namespace(&name, object).await)),
             Action::Record(report) => {
                 recorder.record(report);
                 Outcome::Done

@@ -85,7 +85,5 @@ pub fn number(value: &Value) -> i64 {
 
 /// Whether every wanted label is there.
 pub fn has_labels(labels: &std::collections::BTreeMap<String, String>, wanted: &Value) -> bool {
-    wanted.as_object().is_none_or(|wanted| {
-        wanted.iter().all(|(name, value)| labels.get(name).map(String::as_str) == value.as_str())
-    })
+    wanted.as_object().is_none_or(|wanted| wanted.iter().all(|(name, value)| labels.get(name).map(String::as_str) == value.as_str()))
 }

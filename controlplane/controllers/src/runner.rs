@@ -97,8 +97,13 @@ impl Runner {
                         .map(String::as_str)
                         .or_else(|| panic.downcast_ref::<&str>().copied())
                         .unwrap_or("unknown");
-                    tracing::error!(controller = self.controller.name(), namespace = key.namespace, name = key.name, error = text,
-                        "Decision panicked");
+                    tracing::error!(
+                        controller = self.controller.name(),
+                        namespace = key.namespace,
+                        name = key.name,
+                        error = text,
+                        "Decision panicked"
+                    );
                     let mut queue = self.queue.0.lock();
                     queue.add_backed_off(key.clone(), now);
                     queue.done(&key);
@@ -114,8 +119,14 @@ impl Runner {
             self.finish(&key, requeue_after, Outcome::Done);
             return;
         }
-        tracing::debug!(controller = self.controller.name(), namespace = key.namespace, name = key.name,
-            actions = plan.actions.len(), status = plan.status.is_some(), "Performing a plan");
+        tracing::debug!(
+            controller = self.controller.name(),
+            namespace = key.namespace,
+            name = key.name,
+            actions = plan.actions.len(),
+            status = plan.status.is_some(),
+            "Performing a plan"
+        );
         self.in_flight += 1;
         let (cluster, recorder) = (Arc::clone(&self.cluster), self.recorder.clone());
         let work = async move { perform(&cluster, &recorder, plan).await };
@@ -136,8 +147,14 @@ impl Runner {
             }
             Outcome::Stale => queue.add_backed_off(key.clone(), now),
             Outcome::Failed(failure) => {
-                tracing::warn!(controller = self.controller.name(), namespace = key.namespace, name = key.name,
-                    attempt = queue.failures(key), error = failure.message, "Plan failed and is retried");
+                tracing::warn!(
+                    controller = self.controller.name(),
+                    namespace = key.namespace,
+                    name = key.name,
+                    attempt = queue.failures(key),
+                    error = failure.message,
+                    "Plan failed and is retried"
+                );
                 self.failures.insert(key.clone(), failure);
                 queue.add_backed_off(key.clone(), now);
             }

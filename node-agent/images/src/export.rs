@@ -40,6 +40,12 @@ pub enum ExportError {
 ///
 /// # Errors
 /// See the variants.
-pub fn export(_store: &Store, _names: &[Reference], _format: ExportFormat, _out: impl Write, _progress: &Progress) -> Result<(), ExportError> {
+pub fn export(
+    _store: &Store,
+    _names: &[Reference],
+    _format: ExportFormat,
+    _out: impl Write,
+    _progress: &Progress,
+) -> Result<(), ExportError> {
     unimplemented!("in work")
 }

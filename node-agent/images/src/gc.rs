@@ -91,7 +91,8 @@ impl Store {
             self.mark(&child, live);
         }
         if media_type_of(&bytes, digest).is_ok_and(|media_type| !is_index(&media_type))
-            && let Some(config) = value.pointer("/config/digest").and_then(|text| text.as_str()).and_then(|text| text.parse::<Digest>().ok())
+            && let Some(config) =
+                value.pointer("/config/digest").and_then(|text| text.as_str()).and_then(|text| text.parse::<Digest>().ok())
             && let Ok(config) = fs::read(self.blob_path(&config))
         {
             live.chains.extend(chain_digests(&config).iter().map(|chain| chain.hex().to_owned()));

@@ -285,8 +285,11 @@ impl Store {
         let (manifest, manifest_bytes) = self.manifest(&manifest_digest)?;
         let id = descriptor_digest(manifest.config())?;
         let config_bytes = self.read_blob(&id)?;
-        let config: ImageConfiguration = serde_json::from_slice(&config_bytes)
-            .map_err(|source| StoreError::Invalid { what: "image configuration", digest: id.clone(), source })?;
+        let config: ImageConfiguration = serde_json::from_slice(&config_bytes).map_err(|source| StoreError::Invalid {
+            what: "image configuration",
+            digest: id.clone(),
+            source,
+        })?;
         let diff_ids = config.rootfs().diff_ids();
         if diff_ids.len() != manifest.layers().len() {
             let problem = format!("it has {} layers, its configuration {}", manifest.layers().len(), diff_ids.len());
@@ -326,8 +329,11 @@ impl Store {
 
     pub(crate) fn manifest(&self, digest: &Digest) -> Result<(ImageManifest, u64), StoreError> {
         let bytes = self.read_blob(digest)?;
-        let manifest = serde_json::from_slice(&bytes)
-            .map_err(|source| StoreError::Invalid { what: "image manifest", digest: digest.clone(), source })?;
+        let manifest = serde_json::from_slice(&bytes).map_err(|source| StoreError::Invalid {
+            what: "image manifest",
+            digest: digest.clone(),
+            source,
+        })?;
         Ok((manifest, bytes.len() as u64))
     }
 

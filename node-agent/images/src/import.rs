@@ -218,9 +218,10 @@ impl Contents<'_> {
         let mut found: Vec<Imported> = Vec::new();
         for descriptor in index.manifests() {
             let target = descriptor_digest(descriptor)?;
-            let foreign = descriptor.platform().as_ref().is_some_and(|of| {
-                of.os().to_string() != platform.os || of.architecture().to_string() != platform.architecture
-            });
+            let foreign = descriptor
+                .platform()
+                .as_ref()
+                .is_some_and(|of| of.os().to_string() != platform.os || of.architecture().to_string() != platform.architecture);
             if foreign && index.manifests().len() > 1 {
                 continue;
             }

@@ -90,7 +90,9 @@ impl Store {
     pub(crate) fn chain(&self, chain: &Digest) -> Result<Option<ChainRecord>, StoreError> {
         let path = self.chain_path(chain);
         match fs::read(&path) {
-            Ok(bytes) => Ok(serde_json::from_slice::<ChainRecord>(&bytes).ok().filter(|record| self.path("layers").join(&record.id).is_dir())),
+            Ok(bytes) => {
+                Ok(serde_json::from_slice::<ChainRecord>(&bytes).ok().filter(|record| self.path("layers").join(&record.id).is_dir()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).during("read", &path),
         }
@@ -141,7 +143,14 @@ impl Store {
         drop(lock);
     }
 
-    fn extract(&self, layer: &Layer, chain: &Digest, below: &[String], lease: &Lease, progress: &Progress) -> Result<ChainRecord, StoreError> {
+    fn extract(
+        &self,
+        layer: &Layer,
+        chain: &Digest,
+        below: &[String],
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<ChainRecord, StoreError> {
         let lock = self.lock_chain(chain)?;
         let outcome = match self.chain(chain)? {
             Some(record) => Ok(record),

@@ -27,10 +27,10 @@ mod referrers;
 pub mod registry;
 mod remote;
 mod store;
-pub mod to_remove;
-mod tree;
 #[cfg(test)]
 mod testing;
+pub mod to_remove;
+mod tree;
 mod unpack;
 
 pub use compression::Compression;

@@ -54,9 +54,10 @@ impl Platform {
     }
 
     fn fits(&self, descriptor: &Descriptor) -> bool {
-        descriptor.platform().as_ref().is_some_and(|platform| {
-            platform.os().to_string() == self.os && platform.architecture().to_string() == self.architecture
-        })
+        descriptor
+            .platform()
+            .as_ref()
+            .is_some_and(|platform| platform.os().to_string() == self.os && platform.architecture().to_string() == self.architecture)
     }
 }
 

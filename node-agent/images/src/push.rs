@@ -24,6 +24,12 @@ pub enum PushError {
 ///
 /// # Errors
 /// See the variants.
-pub async fn push(_store: &Store, _image: &Image, _destination: &Reference, _options: &RegistryOptions, _progress: Progress) -> Result<Digest, PushError> {
+pub async fn push(
+    _store: &Store,
+    _image: &Image,
+    _destination: &Reference,
+    _options: &RegistryOptions,
+    _progress: Progress,
+) -> Result<Digest, PushError> {
     unimplemented!("in work")
 }

@@ -306,8 +306,29 @@ mod tests {
     fn wrong_names_are_refused_with_known_words() {
         let error = |text: &str| Reference::parse(text).map(|reference| reference.to_string()).unwrap_err().to_string();
         for text in [
-            "", " ", ":tag", "a:", "a b", "a//b", "/a", "a/", "-a", "a-", "a..b", "a___b", "a._b", "a:-x", "k.io/", "k..io/a", "h:x/a", "a@b", "[::1/a",
-            "a@sha256:zz", "a:b:c", "bad_host.io:5000/x", "../../etc/passwd",
+            "",
+            " ",
+            ":tag",
+            "a:",
+            "a b",
+            "a//b",
+            "/a",
+            "a/",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a._b",
+            "a:-x",
+            "k.io/",
+            "k..io/a",
+            "h:x/a",
+            "a@b",
+            "[::1/a",
+            "a@sha256:zz",
+            "a:b:c",
+            "bad_host.io:5000/x",
+            "../../etc/passwd",
         ] {
             assert_eq!(error(text), "invalid reference format", "{text:?}");
         }

@@ -21,6 +21,10 @@ impl Store {
         if !directory.is_dir() {
             return Ok(Vec::new());
         }
-        Ok(file_names(&directory)?.iter().filter_map(|name| Digest::from_hex(name).ok()).filter(|digest| self.has_blob(digest, None)).collect())
+        Ok(file_names(&directory)?
+            .iter()
+            .filter_map(|name| Digest::from_hex(name).ok())
+            .filter(|digest| self.has_blob(digest, None))
+            .collect())
     }
 }

@@ -49,7 +49,8 @@ pub struct Ingest {
     file: Hashing<NamedTempFile>,
 }
 
-const DIRECTORIES: &[&str] = &["blobs/sha256", "ingest", "names", "chains", "layers", "pins", "leases", "used", "uploads", "build", "referrers"];
+const DIRECTORIES: &[&str] =
+    &["blobs/sha256", "ingest", "names", "chains", "layers", "pins", "leases", "used", "uploads", "build", "referrers"];
 
 impl Store {
     /// The store in this directory, which is made if it is absent.

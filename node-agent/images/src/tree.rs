@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, makedev, mkdirat, mknodat, mode_t, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, makedev, mkdirat, mknodat, mode_t,
+    utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
@@ -220,7 +221,11 @@ impl Tree {
 
     /// Sets a directory's time; it may have been replaced by something else, which is fine.
     pub(crate) fn set_directory_time(&self, path: &TreePath, mtime: (i64, i64)) -> io::Result<()> {
-        match openat2(&self.root, &path.to_path(), how(OFlag::O_RDONLY | OFlag::O_DIRECTORY).resolve(IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS)) {
+        match openat2(
+            &self.root,
+            &path.to_path(),
+            how(OFlag::O_RDONLY | OFlag::O_DIRECTORY).resolve(IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS),
+        ) {
             Ok(directory) => Ok(futimens(&directory, &timespec(mtime), &timespec(mtime))?),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(()),
             Err(errno) => Err(errno.into()),

@@ -1,13 +1,14 @@
 //! What the agent and the shim say to each other. This file is compiled into both.
 //!
 //! A message on the unix stream socket is a little-endian `u32` length and that many bytes; descriptors travel with the length. A shim may be
-//! older than the agent that talks to it: `VERSION` is the first field of every request, and plans only ever grow at their end.
+//! older than the agent that talks to it: it says its `VERSION` when the agent
+//! subscribes, and an agent that needs another leaves the pod running and only watches it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-/// Spoken by this build.
+/// Spoken by this build; the shim says it in `Ready`.
 pub(crate) const VERSION: u16 = 1;
 /// Longest message either side accepts.
 pub(crate) const MESSAGE_MAX: usize = 16 * 1024 * 1024;

@@ -35,6 +35,8 @@ pub(crate) fn describe(error: &io::Error) -> String {
 const NOT_FOUND: i32 = 2;
 const EXISTS: i32 = 17;
 const NOT_PERMITTED: i32 = 1;
+/// Dangling links followed for one path.
+const LINKS_MAX: u32 = 8;
 
 fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(0)
@@ -153,17 +155,28 @@ fn resolve(root: BorrowedFd<'_>, path: &Path, flags: u64) -> io::Result<OwnedFd>
 
 /// The directory at `path` inside the root, made with its parents when missing.
 pub(crate) fn ensure_dir(root: BorrowedFd<'_>, path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    ensure_dir_through(root, path, mode, 0)
+}
+
+/// `links` counts the links followed that point at nothing yet (`/var/run -> /run` of an image without `/run`).
+fn ensure_dir_through(root: BorrowedFd<'_>, path: &Path, mode: u32, links: u32) -> io::Result<OwnedFd> {
     match resolve(root, path, sys::O_PATH | sys::O_DIRECTORY) {
         Err(error) if errno(&error) == NOT_FOUND => {}
         other => return other,
     }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::Error::from_raw_os_error(NOT_FOUND)) };
-    let parent = ensure_dir(root, parent, 0o755)?;
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::Error::from_raw_os_error(NOT_FOUND)) };
+    let parent = ensure_dir_through(root, above, 0o755, links)?;
     match sys::make_dir(parent.as_fd(), name, mode) {
         Err(error) if errno(&error) != EXISTS => return Err(error),
         _ => {}
     }
-    resolve(root, path, sys::O_PATH | sys::O_DIRECTORY)
+    match resolve(root, path, sys::O_PATH | sys::O_DIRECTORY) {
+        Err(error) if errno(&error) == NOT_FOUND && links < LINKS_MAX => {
+            let target = std::fs::read_link(Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name))?;
+            ensure_dir_through(root, &above.join(target), mode, links + 1)
+        }
+        other => other,
+    }
 }
 
 fn parent_of<'p>(root: BorrowedFd<'_>, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {

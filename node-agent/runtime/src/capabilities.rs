@@ -45,8 +45,10 @@ fn mask(names: &[String]) -> Result<u64> {
             return Ok(u64::MAX);
         }
         let canonical = caps::to_canonical(name);
-        let known: Capability =
-            canonical.parse().map_err(|_ignored: caps::errors::CapsError| Error::InvalidSpec { field: "capabilities", reason: format!("unknown capability {name:?}") })?;
+        let known: Capability = canonical.parse().map_err(|_ignored: caps::errors::CapsError| Error::InvalidSpec {
+            field: "capabilities",
+            reason: format!("unknown capability {name:?}"),
+        })?;
         mask |= known.bitmask();
     }
     Ok(mask)

@@ -99,7 +99,9 @@ impl Cgroups {
             CgroupMode::None => Ok(()),
             CgroupMode::V1 => {
                 let names = self.mounts.iter().map(|(name, _)| (*name).to_owned()).collect();
-                Cgroup::new_with_specified_controllers(Box::new(V1::new()), &full, Some(names)).map(drop).map_err(|error| failed(&full, error))
+                Cgroup::new_with_specified_controllers(Box::new(V1::new()), &full, Some(names))
+                    .map(drop)
+                    .map_err(|error| failed(&full, error))
             }
             CgroupMode::V2 => {
                 let mut dir = PathBuf::from(UNIFIED_MOUNTPOINT);
@@ -219,7 +221,11 @@ impl Cgroups {
 
 fn children(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries.filter_map(std::result::Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter_map(std::result::Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn remove_tree(dir: &Path) -> std::io::Result<()> {

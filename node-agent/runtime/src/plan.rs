@@ -8,9 +8,7 @@ use crate::error::{Error, Result};
 use crate::probe::CgroupMode;
 use crate::protocol::{CgroupJoin, ContainerPlan, ExecPlan, ProcessPlan, Root, Step, attr, bind};
 use crate::seccomp;
-use crate::spec::{
-    ContainerSpec, ExecSpec, Mount, MountFlags, MountKind, Propagation, ReadOnly, RootfsSource, SandboxSpec, Seccomp,
-};
+use crate::spec::{ContainerSpec, ExecSpec, Mount, MountFlags, MountKind, Propagation, ReadOnly, RootfsSource, SandboxSpec, Seccomp};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const MASKED: [&str; 10] = [
@@ -120,9 +118,14 @@ fn steps(spec: &ContainerSpec, facts: &Facts<'_>) -> Result<Vec<Step>> {
     }
     if !replaced("/dev") {
         out.push(filesystem("tmpfs", "/dev", &[("mode", "0755"), ("size", "64k")], attr::NOSUID));
-        for (path, major, minor) in
-            [("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7), ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0)]
-        {
+        for (path, major, minor) in [
+            ("/dev/null", 1, 3),
+            ("/dev/zero", 1, 5),
+            ("/dev/full", 1, 7),
+            ("/dev/random", 1, 8),
+            ("/dev/urandom", 1, 9),
+            ("/dev/tty", 5, 0),
+        ] {
             out.push(device(path, major, minor));
         }
         for (target, path) in [
@@ -135,7 +138,12 @@ fn steps(spec: &ContainerSpec, facts: &Facts<'_>) -> Result<Vec<Step>> {
         ] {
             out.push(Step::Symlink { target: target.into(), path: path.into() });
         }
-        out.push(filesystem("devpts", "/dev/pts", &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], attr::NOSUID | attr::NOEXEC));
+        out.push(filesystem(
+            "devpts",
+            "/dev/pts",
+            &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
+            attr::NOSUID | attr::NOEXEC,
+        ));
         if !replaced("/dev/mqueue") {
             out.push(optional(filesystem("mqueue", "/dev/mqueue", &[], CAREFUL)));
         }

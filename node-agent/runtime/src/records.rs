@@ -89,8 +89,13 @@ mod tests {
     fn exits_survive_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(exit(dir.path()), None);
-        let status =
-            ExitStatus { code: 137, signal: Some(9), oom_killed: true, finished_at: crate::shim::time(1_700_000_000_000_000_001), lost: true };
+        let status = ExitStatus {
+            code: 137,
+            signal: Some(9),
+            oom_killed: true,
+            finished_at: crate::shim::time(1_700_000_000_000_000_001),
+            lost: true,
+        };
         write_exit(dir.path(), &status).unwrap();
         assert_eq!(exit(dir.path()), Some(status));
         std::fs::write(dir.path().join("exit"), "143 15 0 5\n").unwrap();

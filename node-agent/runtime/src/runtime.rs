@@ -172,8 +172,7 @@ impl Inner {
 
 /// Device nodes below `/dev`, except those that every container has of its own.
 fn host_devices(dir: &Path) -> Vec<HostDevice> {
-    const OWN: [&str; 13] =
-        ["pts", "shm", "fd", "mqueue", "console", "null", "zero", "full", "random", "urandom", "tty", "ptmx", ".udev"];
+    const OWN: [&str; 13] = ["pts", "shm", "fd", "mqueue", "console", "null", "zero", "full", "random", "urandom", "tty", "ptmx", ".udev"];
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.filter_map(std::result::Result::ok) {

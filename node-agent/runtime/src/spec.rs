@@ -289,7 +289,12 @@ impl Mount {
     pub fn tmpfs(destination: impl Into<PathBuf>, size_bytes: Option<u64>) -> Self {
         Mount {
             destination: destination.into(),
-            kind: MountKind::Tmpfs { size_bytes, mode: None, read_only: false, flags: MountFlags { nosuid: true, nodev: true, noexec: false } },
+            kind: MountKind::Tmpfs {
+                size_bytes,
+                mode: None,
+                read_only: false,
+                flags: MountFlags { nosuid: true, nodev: true, noexec: false },
+            },
         }
     }
 }

@@ -127,7 +127,10 @@ mod tests {
 
     fn check(user: &str, uid: u32, gid: u32, groups: &[u32], home: Option<&str>) {
         let resolved = parse(PASSWD, GROUP, user).unwrap();
-        assert_eq!((resolved.user.uid, resolved.user.gid, resolved.user.additional_gids, resolved.home.as_deref()), (uid, gid, groups.to_vec(), home));
+        assert_eq!(
+            (resolved.user.uid, resolved.user.gid, resolved.user.additional_gids, resolved.home.as_deref()),
+            (uid, gid, groups.to_vec(), home)
+        );
     }
 
     #[test]

@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use trierarch_runtime::spec::{
-    Capabilities, LogRotation, Mount, MountKind, NetworkMode, Propagation, ReadOnly, Resources, Rlimit, RootfsSpec, Seccomp, TerminalSize, User,
+    Capabilities, IdMapping, LogRotation, Mount, MountKind, NetworkMode, Propagation, ReadOnly, Resources, Rlimit, RootfsSpec, Seccomp,
+    TerminalSize, User,
 };
-use trierarch_runtime::{ContainerSpec, ContainerState, ExecSpec, ExitStatus, Runtime, RuntimeConfig, RuntimeEvent, SandboxSpec, SandboxState};
+use trierarch_runtime::{
+    ContainerSpec, ContainerState, ExecSpec, ExitStatus, Runtime, RuntimeConfig, RuntimeEvent, SandboxSpec, SandboxState,
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -33,7 +36,10 @@ impl World {
         }
         std::fs::set_permissions(rootfs.join("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
         std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "echo", "id", "ls", "sleep", "hostname", "env", "mount", "mkdir", "stty", "ps", "kill", "touch", "head", "grep", "wc", "tty", "ulimit", "nproc", "dd", "readlink", "chroot", "unshare", "true", "seq", "tr"] {
+        for applet in [
+            "sh", "cat", "echo", "id", "ls", "sleep", "hostname", "env", "mount", "mkdir", "stty", "ps", "kill", "touch", "head", "grep",
+            "wc", "tty", "ulimit", "nproc", "dd", "readlink", "chroot", "unshare", "true", "seq", "tr",
+        ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
         std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/home/web:/bin/sh\n").unwrap();
@@ -45,7 +51,8 @@ impl World {
     }
 
     fn open(dir: &Path, parent: &str) -> Runtime {
-        Runtime::new(RuntimeConfig { root_dir: dir.join("state"), cgroup_parent: parent.to_owned(), sys: trierarch_runtime::sys::linux() }).unwrap()
+        Runtime::new(RuntimeConfig { root_dir: dir.join("state"), cgroup_parent: parent.to_owned(), sys: trierarch_runtime::sys::linux() })
+            .unwrap()
     }
 
     fn with_pod() -> World {
@@ -98,7 +105,7 @@ impl World {
 
     fn log(&self, id: &str) -> String {
         let mut text = String::new();
-        for line in self.raw_log(id).lines() {
+        for line in self.raw_log(id).split_terminator('\n') {
             let parts: Vec<&str> = line.splitn(4, ' ').collect();
             text.push_str(parts[3]);
             if parts[2] == "F" {
@@ -243,7 +250,11 @@ fn exits_are_told_and_kept() {
 fn the_memory_limit_kills_and_is_told() {
     let world = World::with_pod();
     let mut spec = world.sh("head -c 200000000 /dev/zero | tr '\\0' x | busybox sort > /dev/null; exit 4");
-    spec.args = vec!["sh".into(), "-c".into(), "exec busybox awk 'BEGIN { while (1) s = s \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\" s }'".into()];
+    spec.args = vec![
+        "sh".into(),
+        "-c".into(),
+        "exec busybox awk 'BEGIN { while (1) s = s \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\" s }'".into(),
+    ];
     spec.resources = Resources { memory_limit_bytes: Some(16 << 20), ..Resources::default() };
     let (_, exit) = world.run(spec);
     assert!(exit.oom_killed, "{exit:?}");
@@ -253,9 +264,16 @@ fn the_memory_limit_kills_and_is_told() {
 #[test]
 fn limits_reach_the_kernel() {
     let world = World::with_pod();
-    let mut spec = world.sh("ulimit -n; ulimit -Hc; i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done; wait");
+    let mut spec = world.sh("ulimit -n; ulimit -Hc; sh -c 'while true; do sleep 500 & done'; exec sleep 1000");
     spec.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 100, hard: 200 }, Rlimit { kind: "core".into(), soft: 0, hard: 0 }];
-    spec.resources = Resources { pids_limit: Some(8), cpu_shares: Some(512), cpu_quota_us: Some(20_000), cpu_period_us: Some(100_000), memory_limit_bytes: Some(64 << 20), ..Resources::default() };
+    spec.resources = Resources {
+        pids_limit: Some(8),
+        cpu_shares: Some(512),
+        cpu_quota_us: Some(20_000),
+        cpu_period_us: Some(100_000),
+        memory_limit_bytes: Some(64 << 20),
+        ..Resources::default()
+    };
     let id = world.start(spec);
     wait_for(|| world.log(&id).contains("fork"));
     assert!(world.log(&id).starts_with("100\n0\n"), "{}", world.log(&id));
@@ -275,7 +293,10 @@ fn exec_runs_beside_the_first_process() {
     spec.env = vec!["A=container".into()];
     spec.cwd = "/tmp".into();
     let id = world.start(spec);
-    assert_eq!(world.exec(&id, &["sh", "-c", "echo $A; busybox pwd; hostname; echo oops >&2; exit 9"]), ("container\n/tmp\nbox\noops\n".into(), 9));
+    assert_eq!(
+        world.exec(&id, &["sh", "-c", "echo $A; busybox pwd; hostname; echo oops >&2; exit 9"]),
+        ("container\n/tmp\nbox\noops\n".into(), 9)
+    );
     let missing = world.runtime.exec(&id, ExecSpec::command(["nope"])).unwrap_err();
     assert_eq!(missing.to_string(), "exec: \"nope\": executable file not found in $PATH");
     let slow = world.runtime.exec_sync(&id, ExecSpec::command(["sleep", "1000"]), Some(Duration::from_millis(100)), 100).unwrap_err();
@@ -290,11 +311,10 @@ fn exec_passes_input_on() {
     let id = world.sleeper();
     let mut handle = world.runtime.exec(&id, ExecSpec { stdin: true, ..ExecSpec::command(["cat"]) }).unwrap();
     let mut stdin = std::fs::File::from(handle.stdin.take().unwrap());
-    stdin.write_all(&vec![b'x'; 300_000]).err();
-    drop(stdin);
-    let reader = handle.stdout.take().unwrap();
-    let text = read(reader);
-    assert!(text.bytes().all(|byte| byte == b'x') && !text.is_empty());
+    let writer = std::thread::spawn(move || stdin.write_all(&vec![b'x'; 300_000]));
+    let text = read(handle.stdout.take().unwrap());
+    writer.join().unwrap().unwrap();
+    assert!(text.bytes().all(|byte| byte == b'x') && text.len() == 300_000);
     assert_eq!(handle.wait().unwrap().code, 0);
 }
 
@@ -302,13 +322,18 @@ fn exec_passes_input_on() {
 fn exec_with_a_terminal() {
     let world = World::with_pod();
     let id = world.sleeper();
-    let spec = ExecSpec { tty: true, terminal_size: Some(TerminalSize { width: 91, height: 33 }), ..ExecSpec::command(["sh", "-c", "tty; stty size; read line; stty size; echo $TERM"]) };
+    let spec = ExecSpec {
+        tty: true,
+        terminal_size: Some(TerminalSize { width: 91, height: 33 }),
+        ..ExecSpec::command(["sh", "-c", "tty; stty size; read line; stty size; echo $TERM"])
+    };
     let handle = world.runtime.exec(&id, spec).unwrap();
     let mut terminal = std::fs::File::from(handle.terminal.as_ref().unwrap().try_clone().unwrap());
     handle.control().resize(TerminalSize { width: 100, height: 44 }).unwrap();
     terminal.write_all(b"\n").unwrap();
     let text = read(terminal.into());
-    assert!(text.starts_with("/dev/pts/0\r\n"), "{text:?}");
+    // The terminal echoes the input, at whatever moment it comes.
+    assert!(text.contains("/dev/pts/0\r\n"), "{text:?}");
     assert!(text.contains("44 100\r\n") && text.ends_with("xterm\r\n"), "{text:?}");
     assert_eq!(handle.wait().unwrap().code, 0);
 }
@@ -342,7 +367,7 @@ fn a_container_with_a_terminal() {
     stdin.write_all(b"hi\n").unwrap();
     assert_eq!(world.runtime.wait_container(&id, Some(LONG)).unwrap().unwrap().code, 0);
     let text = world.log(&id);
-    assert!(text.starts_with("/dev/pts/0\r\n") && text.contains("22 77\r\n") && text.ends_with('c'), "{text:?}");
+    assert!(text.contains("/dev/pts/0\r\n") && text.contains("22 77\r\n") && text.ends_with('c'), "{text:?}");
 }
 
 #[test]
@@ -363,7 +388,11 @@ fn logs_have_the_cri_format_and_rotate() {
     spec.log_rotation = LogRotation { max_size_bytes: 20_000, max_files: 3 };
     let id = world.start(spec);
     world.runtime.wait_container(&id, Some(LONG)).unwrap().unwrap();
-    let files = std::fs::read_dir(world.dir.path().join("logs")).unwrap().flatten().filter(|file| file.file_name().to_string_lossy().starts_with("c1.log")).count();
+    let files = std::fs::read_dir(world.dir.path().join("logs"))
+        .unwrap()
+        .flatten()
+        .filter(|file| file.file_name().to_string_lossy().starts_with("c1.log"))
+        .count();
     assert!((2..=3).contains(&files), "{files} files");
 }
 
@@ -385,7 +414,10 @@ fn containers_of_a_pod_share_processes_when_asked() {
 fn containers_of_a_pod_share_memory_network_and_names() {
     let world = World::with_pod();
     let sleeper = world.sleeper();
-    assert_eq!(world.output("echo shared > /dev/shm/file; readlink /proc/self/ns/net").trim(), world.exec(&sleeper, &["readlink", "/proc/self/ns/net"]).0.trim());
+    assert_eq!(
+        world.output("echo shared > /dev/shm/file; readlink /proc/self/ns/net").trim(),
+        world.exec(&sleeper, &["readlink", "/proc/self/ns/net"]).0.trim()
+    );
     assert_eq!(world.exec(&sleeper, &["cat", "/dev/shm/file"]).0, "shared\n");
     assert!(world.exec(&sleeper, &["busybox", "ip", "addr"]).0.contains("127.0.0.1"));
     let status = world.runtime.sandbox("pod").unwrap();
@@ -398,7 +430,10 @@ fn containers_of_a_pod_share_memory_network_and_names() {
 #[test]
 fn host_network_and_processes() {
     let world = World::new();
-    world.runtime.create_sandbox(SandboxSpec { network: NetworkMode::Host, hostname: String::new(), host_pid: true, host_ipc: true, ..world.pod() }).unwrap();
+    world
+        .runtime
+        .create_sandbox(SandboxSpec { network: NetworkMode::Host, hostname: String::new(), host_pid: true, host_ipc: true, ..world.pod() })
+        .unwrap();
     let host = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().to_str().unwrap().to_owned();
     let text = world.output("for n in net pid ipc uts; do readlink /proc/self/ns/$n; done");
     assert_eq!(text.lines().collect::<Vec<_>>(), [host("net"), host("pid"), host("ipc"), host("uts")]);
@@ -411,7 +446,9 @@ fn host_network_and_processes() {
 
 fn every_command() -> Vec<String> {
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
-    pids.filter_map(|pid| std::fs::read(pid.path().join("cmdline")).ok()).map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " ")).collect()
+    pids.filter_map(|pid| std::fs::read(pid.path().join("cmdline")).ok())
+        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
+        .collect()
 }
 
 #[test]
@@ -433,7 +470,8 @@ fn read_only_roots_and_mounts() {
     std::fs::create_dir_all(data.join("sub/deep")).unwrap();
     std::fs::write(data.join("sub/deep/file"), "content").unwrap();
     std::os::unix::fs::symlink("/etc", data.join("escape")).unwrap();
-    let mut spec = world.sh("touch /x || echo ro; touch /rw/x && echo rw; touch /ro/y || echo ro; cat /deep; touch /scratch/z && echo tmp; cat /etc/hosts");
+    let mut spec = world
+        .sh("touch /x || echo ro; touch /rw/x && echo rw; touch /ro/y || echo ro; cat /deep; touch /scratch/z && echo tmp; cat /etc/hosts");
     std::fs::write(world.dir.path().join("hosts"), "hosts").unwrap();
     spec.rootfs.read_only = true;
     spec.mounts = vec![
@@ -444,7 +482,10 @@ fn read_only_roots_and_mounts() {
         Mount::bind(world.dir.path().join("hosts"), "/etc/hosts"),
     ];
     let (text, _) = world.run(spec);
-    assert_eq!(text.replace("touch: /x: Read-only file system\n", "").replace("touch: /ro/y: Read-only file system\n", ""), "ro\nrw\nro\ncontenttmp\nhosts");
+    assert_eq!(
+        text.replace("touch: /x: Read-only file system\n", "").replace("touch: /ro/y: Read-only file system\n", ""),
+        "ro\nrw\nro\ncontenttmp\nhosts"
+    );
     let mut spec = world.sh("true");
     spec.mounts = vec![Mount::bind(&data, "/e").with_subpath("escape")];
     let id = spec.id.clone();
@@ -476,7 +517,14 @@ fn mounts_travel_when_asked() {
     std::fs::create_dir_all(shared.join("out")).unwrap();
     let both = |propagation| Mount {
         destination: "/s".into(),
-        kind: MountKind::Bind { source: shared.clone(), subpath: None, recursive: true, read_only: ReadOnly::No, propagation, flags: Default::default() },
+        kind: MountKind::Bind {
+            source: shared.clone(),
+            subpath: None,
+            recursive: true,
+            read_only: ReadOnly::No,
+            propagation,
+            flags: Default::default(),
+        },
     };
     let mut spec = world.spec(&["sleep", "1000"]);
     spec.privileged = true;
@@ -516,10 +564,15 @@ fn capabilities_and_filters() {
     spec.seccomp = Seccomp::RuntimeDefault;
     spec.capabilities = Capabilities::Default { add: vec![], drop: vec![] };
     let (text, exit) = world.run(spec);
-    assert!(text.contains("NoNewPrivs:\t1") && text.contains("Seccomp:\t2") && text.contains("ermitted") && text.ends_with("made\n"), "{text}");
+    assert!(
+        text.contains("NoNewPrivs:\t1") && text.contains("Seccomp:\t2") && text.contains("ermitted") && text.ends_with("made\n"),
+        "{text}"
+    );
     assert_eq!(exit.code, 0);
     let mut spec = world.sh("mkdir /tmp/d || echo refused; echo on");
-    spec.seccomp = Seccomp::Profile(r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#.into());
+    spec.seccomp = Seccomp::Profile(
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#.into(),
+    );
     assert!(world.run(spec).0.ends_with("refused\non\n"));
 }
 
@@ -599,17 +652,51 @@ fn nothing_is_left_behind() {
         assert!(!Path::new(&format!("/proc/{gone}")).exists());
     }
     assert_eq!(std::fs::read_dir(world.dir.path().join("state")).unwrap().count(), 0);
-    assert!(world.cgroups().iter().all(|dir| std::fs::read_dir(dir.join("pods")).is_ok_and(|mut pods| !pods.any(|pod| pod.unwrap().path().is_dir()))));
+    assert!(
+        world
+            .cgroups()
+            .iter()
+            .all(|dir| std::fs::read_dir(dir.join("pods")).is_ok_and(|mut pods| !pods.any(|pod| pod.unwrap().path().is_dir())))
+    );
 }
 
 #[test]
 fn the_shim_is_small() {
     let world = World::with_pod();
     world.sleeper();
+    // The program is one file in memory for all shims of an agent: only with a second one does the kernel count it as shared.
+    world.runtime.create_sandbox(SandboxSpec { id: "other".into(), ..world.pod() }).unwrap();
     let shim = world.runtime.sandbox("pod").unwrap().shim_pid.unwrap();
     let text = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap();
-    let kib = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap();
-    let private = kib("Private_Dirty:");
+    let kib =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap();
+    let private = kib("Private_Dirty:") + kib("Private_Clean:");
     assert!(private <= 512, "{private} KiB\n{text}");
-    println!("{text}");
+}
+
+#[test]
+fn links_that_point_at_nothing_are_filled_inside() {
+    let world = World::with_pod();
+    std::os::unix::fs::symlink("../run", world.rootfs.join("home/run")).unwrap();
+    let mut spec = world.sh("ls /run/secrets/token && echo $?");
+    spec.mounts = vec![Mount::tmpfs("/home/run/secrets/token", None)];
+    assert_eq!(world.run(spec).0, "0\n");
+}
+
+#[test]
+fn pods_with_users_of_their_own() {
+    let world = World::new();
+    let mappings = vec![IdMapping { container_id: 0, host_id: 200_000, size: 65_536 }];
+    let user_namespace = Some(UserNamespace { uid_mappings: mappings.clone(), gid_mappings: mappings });
+    world.runtime.create_sandbox(SandboxSpec { user_namespace, ..world.pod() }).unwrap();
+    let mut spec =
+        world.sh("id -u; cat /proc/self/uid_map | tr -s ' '; busybox ip link set lo down && echo owns the network; exec sleep 1000");
+    spec.capabilities = Capabilities::Default { add: vec!["NET_ADMIN".into()], drop: vec![] };
+    let id = world.start(spec);
+    wait_for(|| world.log(&id).contains("owns"));
+    assert_eq!(world.log(&id), "0\n 0 200000 65536\nowns the network\n");
+    let pid = world.runtime.container(&id).unwrap().pid.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Uid:\t200000\t200000"), "{status}");
+    assert_eq!(world.exec(&id, &["id", "-u"]), ("0\n".into(), 0));
 }

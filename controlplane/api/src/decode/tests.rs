@@ -14,7 +14,8 @@ fn refusal(api_version: &str, kind: &str, body: &Value) -> String {
 
 #[test]
 fn unknown_fields_are_ignored_warned_of_or_refused() {
-    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"foo": 1, "template": {"spec": {"containers": [{"bar": 1}]}}}});
+    let body =
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"foo": 1, "template": {"spec": {"containers": [{"bar": 1}]}}}});
     let (object, warnings) = decode("apps/v1", "Deployment", &body, FieldValidation::Warn).unwrap();
     assert_eq!(warnings, ["unknown field \"spec.foo\"", "unknown field \"spec.template.spec.containers[0].bar\""]);
     assert!(object["spec"].get("foo").is_none());

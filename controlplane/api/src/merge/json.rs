@@ -51,8 +51,8 @@ pub fn diff(old: &Value, new: &Value) -> Value {
 /// `BadRequest` when it is no JSON patch, `Invalid` (422) when an operation does not fit the object.
 pub fn patch(target: &Value, operations: &[u8]) -> Result<Value, ApiError> {
     const OPERATIONS_MAX: usize = 10_000;
-    let operations: Vec<json_patch::PatchOperation> = serde_json::from_slice(operations)
-        .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+    let operations: Vec<json_patch::PatchOperation> =
+        serde_json::from_slice(operations).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
     if operations.len() > OPERATIONS_MAX {
         return Err(ApiError::new(
             crate::Reason::RequestEntityTooLarge,
@@ -63,7 +63,9 @@ pub fn patch(target: &Value, operations: &[u8]) -> Result<Value, ApiError> {
     json_patch::patch(&mut value, &operations).map_err(|error| {
         let why = match &error.kind {
             json_patch::PatchErrorKind::TestFailed => format!("testing value {} failed: test failed", error.path),
-            json_patch::PatchErrorKind::InvalidPointer => format!("remove operation does not apply: doc is missing path: {:?}", error.path.to_string()),
+            json_patch::PatchErrorKind::InvalidPointer => {
+                format!("remove operation does not apply: doc is missing path: {:?}", error.path.to_string())
+            }
             other => other.to_string(),
         };
         ApiError::new(crate::Reason::Invalid, format!("the server rejected our request due to an error in our request: {why}"))

@@ -32,7 +32,11 @@ fn lookup<'a>(schema: Option<&'a Schema>, name: &str) -> (Option<&'a Field>, Opt
     (field, field.map(|field| field.kind.base()))
 }
 
-fn merge_object(schema: Option<&Schema>, mut original: Map<String, Value>, patch: &Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+fn merge_object(
+    schema: Option<&Schema>,
+    mut original: Map<String, Value>,
+    patch: &Map<String, Value>,
+) -> Result<Map<String, Value>, ApiError> {
     match patch.get(DIRECTIVE).and_then(Value::as_str) {
         Some("replace") => {
             let mut replaced = patch.clone();
@@ -142,7 +146,11 @@ fn merge_value_object(kind: Option<&Type>, start: Map<String, Value>, change: &M
 }
 
 fn deleted_or(change: &Map<String, Value>, merged: Map<String, Value>) -> Option<Value> {
-    if change.get(DIRECTIVE).and_then(Value::as_str) == Some("delete") { Some(Value::Object(Map::new())) } else { Some(Value::Object(merged)) }
+    if change.get(DIRECTIVE).and_then(Value::as_str) == Some("delete") {
+        Some(Value::Object(Map::new()))
+    } else {
+        Some(Value::Object(merged))
+    }
 }
 
 /// A list that is replaced as a whole may still begin with a directive.
@@ -158,7 +166,13 @@ fn merge_key<'a>(field: &'a Field, kind: Option<&Type>) -> Option<&'a str> {
     }
 }
 
-fn merge_list(field: Option<&Field>, kind: Option<&Type>, original: Vec<Value>, change: &[Value], order: Option<&Vec<Value>>) -> Result<Vec<Value>, ApiError> {
+fn merge_list(
+    field: Option<&Field>,
+    kind: Option<&Type>,
+    original: Vec<Value>,
+    change: &[Value],
+    order: Option<&Vec<Value>>,
+) -> Result<Vec<Value>, ApiError> {
     let Some(field) = field else { return Ok(change.to_vec()) };
     let Some(key) = merge_key(field, kind) else {
         let mut merged = original.clone();

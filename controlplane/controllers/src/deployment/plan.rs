@@ -122,9 +122,10 @@ fn decide(rollout: &Rollout, parted: &Parted<'_>, wanted: Wanted, plan: &mut Pla
 
 /// Whether the Deployment's size changed since its ReplicaSets were last scaled.
 fn is_scaling(parted: &Parted<'_>, wanted: Wanted) -> bool {
-    parted.all().filter(|set| set.replicas > 0).any(|set| {
-        set.annotation(DESIRED).and_then(|text| text.parse::<i64>().ok()).is_some_and(|desired| desired != wanted.replicas)
-    })
+    parted
+        .all()
+        .filter(|set| set.replicas > 0)
+        .any(|set| set.annotation(DESIRED).and_then(|text| text.parse::<i64>().ok()).is_some_and(|desired| desired != wanted.replicas))
 }
 
 fn scale_all(rollout: &Rollout, parted: &Parted<'_>, wanted: Wanted, recreate: bool, plan: &mut Plan) {
@@ -162,10 +163,7 @@ fn scale_all(rollout: &Rollout, parted: &Parted<'_>, wanted: Wanted, recreate: b
     let fallback = rollout.deployment.value()["status"]["replicas"].as_i64().unwrap_or(0);
     let shares: Vec<Share> = active
         .iter()
-        .map(|set| Share {
-            replicas: set.replicas,
-            former_max: set.annotation(MAX).and_then(|text| text.parse().ok()).unwrap_or(fallback),
-        })
+        .map(|set| Share { replicas: set.replicas, former_max: set.annotation(MAX).and_then(|text| text.parse().ok()).unwrap_or(fallback) })
         .collect();
     for (set, size) in active.iter().zip(scale::proportional(wanted, &shares)) {
         plan.actions.extend(resize(rollout, set, size, wanted));
@@ -197,9 +195,8 @@ fn create_new(
         return;
     }
     let replicas = scale::new_size(wanted, 0, parted.total(), recreate);
-    let success = (replicas > 0).then(|| {
-        Report::normal(deployment, "ScalingReplicaSet", format!("Scaled up replica set {name} from 0 to {replicas}"))
-    });
+    let success = (replicas > 0)
+        .then(|| Report::normal(deployment, "ScalingReplicaSet", format!("Scaled up replica set {name} from 0 to {replicas}")));
     facts.created = Some(name.clone());
     plan.actions.push(Action::Create {
         resource: REPLICA_SETS,
@@ -207,11 +204,7 @@ fn create_new(
         object: revision::new_set(deployment, wanted, replicas, revision),
         reports: Reports {
             success,
-            failure: Some(Report::warning(
-                deployment,
-                "ReplicaSetCreateError",
-                format!("Failed to create new replica set {name:?}: "),
-            )),
+            failure: Some(Report::warning(deployment, "ReplicaSetCreateError", format!("Failed to create new replica set {name:?}: "))),
         },
     });
 }

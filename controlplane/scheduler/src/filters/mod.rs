@@ -16,6 +16,7 @@ pub use fit::shortages;
 pub use inter_pod::Neighbours;
 pub use node_affinity::{matches_required, matches_term};
 pub use spread::Domains;
+pub(crate) use spread::matching;
 pub use taints::{tolerates, untolerated};
 
 /// Why a node cannot take a pod.

@@ -65,9 +65,9 @@ fn matches_components(pattern: &[&str], path: &[&str]) -> bool {
     match pattern.split_first() {
         None => path.is_empty(),
         Some((&"**", rest)) => (0..=path.len()).any(|skip| matches_components(rest, &path[skip..])),
-        Some((first, rest)) => path.split_first().is_some_and(|(component, tail)| {
-            matches_component(first.as_bytes(), component.as_bytes()) && matches_components(rest, tail)
-        }),
+        Some((first, rest)) => path
+            .split_first()
+            .is_some_and(|(component, tail)| matches_component(first.as_bytes(), component.as_bytes()) && matches_components(rest, tail)),
     }
 }
 

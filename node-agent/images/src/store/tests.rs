@@ -17,7 +17,14 @@ fn name(text: &str) -> Reference {
 fn images_are_found_by_every_spelling() {
     let (_directory, store) = store_with("busybox:1.36", &[&archive(&[file("a", b"1")])]);
     let image = store.get(&name("busybox:1.36")).unwrap().unwrap();
-    for text in ["busybox:1.36", "docker.io/library/busybox:1.36", image.id.as_str(), &image.id.hex()[..12], image.target.as_str(), &image.image_id()] {
+    for text in [
+        "busybox:1.36",
+        "docker.io/library/busybox:1.36",
+        image.id.as_str(),
+        &image.id.hex()[..12],
+        image.target.as_str(),
+        &image.image_id(),
+    ] {
         assert_eq!(store.find(text).unwrap().unwrap().id, image.id, "{text}");
     }
     assert!(store.find("busybox:1.37").unwrap().is_none());

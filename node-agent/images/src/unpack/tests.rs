@@ -23,7 +23,10 @@ fn owners_modes_times_and_attributes_survive() {
     let entries = [
         dir("./"),
         TarEntry { mode: 0o4755, uid: 1000, ..file("bin/su", b"program") },
-        TarEntry { pax: vec![("SCHILY.xattr.user.note", b"hello"), ("mtime", b"1600000000.5"), ("uid", b"70000")], ..file("etc/note", b"") },
+        TarEntry {
+            pax: vec![("SCHILY.xattr.user.note", b"hello"), ("mtime", b"1600000000.5"), ("uid", b"70000")],
+            ..file("etc/note", b"")
+        },
         link(EntryType::Symlink, "sbin", "/bin"),
         link(EntryType::Link, "bin/other", "bin/su"),
         TarEntry { kind: EntryType::Char, mode: 0o666, ..file("null", b"") },
@@ -47,7 +50,12 @@ fn owners_modes_times_and_attributes_survive() {
 #[test]
 fn whiteouts_become_what_overlayfs_understands() {
     let (lower, upper) = (root(), root());
-    extract(&[dir("d/"), file("d/gone", b"1"), file("d/kept", b"2"), dir("o/"), file("o/hidden", b"3"), file("f", b"4")], lower.path(), &[]).unwrap();
+    extract(
+        &[dir("d/"), file("d/gone", b"1"), file("d/kept", b"2"), dir("o/"), file("o/hidden", b"3"), file("f", b"4")],
+        lower.path(),
+        &[],
+    )
+    .unwrap();
     let entries = [
         dir("d/"),
         file("d/.wh.gone", b""),
@@ -81,8 +89,12 @@ fn whiteouts_become_what_overlayfs_understands() {
 fn an_entry_of_the_same_layer_is_not_hidden_by_a_whiteout() {
     let (lower, upper) = (root(), root());
     extract(&[file("a", b"old"), dir("d/"), file("d/old", b"")], lower.path(), &[]).unwrap();
-    extract(&[file("a", b"new"), file(".wh.a", b""), file(".wh.d", b""), dir("d/"), file("d/new", b"")], upper.path(), &[lower.path().to_owned()])
-        .unwrap();
+    extract(
+        &[file("a", b"new"), file(".wh.a", b""), file(".wh.d", b""), dir("d/"), file("d/new", b"")],
+        upper.path(),
+        &[lower.path().to_owned()],
+    )
+    .unwrap();
     assert_eq!(fs::read(upper.path().join("a")).unwrap(), b"new");
     assert_eq!(xattr::get(upper.path().join("d"), OPAQUE).unwrap().unwrap(), b"y", "a directory in place of a removed one starts empty");
 }

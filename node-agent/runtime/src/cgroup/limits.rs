@@ -14,7 +14,17 @@ pub(super) struct Write {
 
 /// Devices that every container may use (and make nodes of).
 pub(super) const DEVICES: [&str; 11] = [
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm",
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 
 fn write(controller: &'static str, file: impl Into<String>, value: impl ToString) -> Write {
@@ -38,7 +48,11 @@ pub(super) fn v1(resources: &Resources) -> Vec<Write> {
     let mut cfs = Vec::new();
     cfs.extend(resources.cpu_period_us.map(|period| write("cpu", "cpu.cfs_period_us", period)));
     cfs.extend(resources.cpu_quota_us.map(|quota| write("cpu", "cpu.cfs_quota_us", if quota <= 0 { -1 } else { quota })));
-    if cfs.len() == 2 { twice(cfs, &mut out) } else { out.extend(cfs) }
+    if cfs.len() == 2 {
+        twice(cfs, &mut out)
+    } else {
+        out.extend(cfs)
+    }
     if let Some(limit) = resources.memory_limit_bytes {
         let swap = match (limit, resources.swap_limit_bytes) {
             (limit, _) if limit < 0 => -1,
@@ -121,7 +135,10 @@ mod tests {
                 "pids.max=max"
             ]
         );
-        assert_eq!(lines(&v2(&resources)), ["cpu.weight=39", "cpu.max=50000 100000", "memory.swap.max=0", "memory.max=67108864", "pids.max=max"]);
+        assert_eq!(
+            lines(&v2(&resources)),
+            ["cpu.weight=39", "cpu.max=50000 100000", "memory.swap.max=0", "memory.max=67108864", "pids.max=max"]
+        );
         assert!(v1(&Resources::default()).is_empty() && v2(&Resources::default()).is_empty());
     }
 

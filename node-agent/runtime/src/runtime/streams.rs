@@ -66,7 +66,13 @@ impl Runtime {
     ///
     /// # Errors
     /// `Error::Timeout` after `timeout` (the process is killed then); `Error::Start` when it could not be made.
-    pub fn exec_sync(&self, container_id: &str, spec: ExecSpec, timeout: Option<Duration>, output_limit_bytes: usize) -> Result<ExecOutput> {
+    pub fn exec_sync(
+        &self,
+        container_id: &str,
+        spec: ExecSpec,
+        timeout: Option<Duration>,
+        output_limit_bytes: usize,
+    ) -> Result<ExecOutput> {
         let sys = &self.inner.config.sys;
         let deadline = timeout.map(|timeout| sys.now() + timeout);
         let left = || deadline.map(|deadline| deadline.duration_since(sys.now()).unwrap_or_default());
