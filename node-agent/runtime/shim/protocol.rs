@@ -1,8 +1,7 @@
 //! What the agent and the shim say to each other. This file is compiled into both.
 //!
 //! A message on the unix stream socket is a little-endian `u32` length and that many bytes; descriptors travel with the length. A shim may be
-//! older than the agent that talks to it: it says its `VERSION` when the agent
-//! subscribes, and an agent that needs another leaves the pod running and only watches it.
+//! older than the agent that talks to it: it says its `VERSION` when the agent subscribes, and plans only ever grow at their end.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

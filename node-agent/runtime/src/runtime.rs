@@ -3,6 +3,8 @@
 mod containers;
 mod sandboxes;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;

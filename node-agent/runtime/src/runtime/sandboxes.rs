@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Container, ContainerBook, Inner, Runtime, Sandbox, SandboxBook, check_id};
 use crate::error::{Error, Result};
 use crate::lifecycle::{ContainerEvent, ContainerState, SandboxState, Transition};
-use crate::protocol::{Reply, Request, SandboxPlan};
+use crate::protocol::{Reply, Request, SandboxPlan, VERSION};
 use crate::records::{self, Stored};
 use crate::shim::{Connection, SOCKET, exit_status, lost_exit, nanoseconds, start_error, time};
 use crate::spec::{IdMapping, NetworkMode, Resources, SandboxSpec};
@@ -234,7 +234,10 @@ impl Inner {
         let subscribe = || {
             let connection = Connection::open(&self.config.sys, &sandbox.dir)?;
             match connection.ask(&Request::Subscribe {}, &[], Some(SHIM_TIMEOUT))? {
-                (Reply::Ready { network_fd, .. }, _) => {
+                (Reply::Ready { version, network_fd, .. }, _) => {
+                    if version != VERSION {
+                        tracing::warn!(pod = %sandbox.spec.id, version, "The shim is of another version");
+                    }
                     sandbox.state.lock().network_fd = (network_fd >= 0).then_some(network_fd);
                     Ok(connection)
                 }
