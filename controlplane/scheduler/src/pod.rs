@@ -194,12 +194,7 @@ impl PodInfo {
             scored,
             ports: host_ports(spec),
             images: entries(&spec["containers"]).map(|container| text(&container["image"])).collect(),
-            node_selector: spec["nodeSelector"]
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(key, value)| (key.clone(), text(value)))
-                .collect(),
+            node_selector: spec["nodeSelector"].as_object().into_iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect(),
             node_required: affinity["nodeAffinity"][required]
                 .is_object()
                 .then(|| entries(&affinity["nodeAffinity"][required]["nodeSelectorTerms"]).map(node_term).collect()),

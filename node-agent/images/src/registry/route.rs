@@ -199,7 +199,9 @@ mod tests {
 
     #[test]
     fn locations_repeat_the_namespace() {
-        let Some(Route::Uploads(repository)) = Route::parse("/v2/a/blobs/uploads/", &Query::parse(Some("ns=k.io")), &config()) else { panic!() };
+        let Some(Route::Uploads(repository)) = Route::parse("/v2/a/blobs/uploads/", &Query::parse(Some("ns=k.io")), &config()) else {
+            panic!()
+        };
         assert_eq!(repository.location("blobs/uploads/u"), "/v2/a/blobs/uploads/u?ns=k.io");
     }
 }

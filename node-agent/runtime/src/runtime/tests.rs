@@ -1,0 +1,91 @@
+//! What is left when a call fails: nothing. Needs root, like everything that makes namespaces.
+
+use std::sync::Arc;
+
+use super::{Runtime, RuntimeConfig};
+use crate::error::Error;
+use crate::spec::{ContainerSpec, RootfsSpec, SandboxSpec};
+use crate::sys::fake::Fake;
+
+struct World {
+    runtime: Runtime,
+    fake: Arc<Fake>,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new(name: &str) -> World {
+        let (fake, dir) = (Fake::new(), tempfile::Builder::new().prefix("tritest").tempdir().unwrap());
+        let parent = format!("tritest-unit-{name}-{}", std::process::id());
+        let config = RuntimeConfig { root_dir: dir.path().join("state"), cgroup_parent: parent, sys: fake.clone() };
+        World { runtime: Runtime::new(config).unwrap(), fake, dir }
+    }
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec { id: "pod".into(), hostname: "box".into(), ..SandboxSpec::default() }
+    }
+
+    fn state(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("state")).unwrap().count()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        *self.fake.fail.lock() = None;
+        for sandbox in self.runtime.list_sandboxes() {
+            let _ = self.runtime.remove_sandbox(&sandbox.id);
+        }
+        let _ = self.runtime.inner.cgroups.remove("");
+    }
+}
+
+#[test]
+fn a_failed_sandbox_leaves_nothing() {
+    let world = World::new("sandbox");
+    for call in ["create_dir", "listen", "spawn_shim", "connect", "send"] {
+        *world.fake.fail.lock() = Some(call);
+        let error = world.runtime.create_sandbox(World::spec()).unwrap_err();
+        assert!(!matches!(error, Error::Cleanup { .. }), "{call}: {error}");
+        assert_eq!((world.state(), world.runtime.list_sandboxes().len()), (0, 0), "{call}");
+        *world.fake.fail.lock() = None;
+    }
+    assert_eq!(*world.fake.failures.lock(), ["create_dir", "listen", "spawn_shim", "connect", "send"]);
+    // And the name is free again.
+    world.runtime.create_sandbox(World::spec()).unwrap();
+    assert!(matches!(world.runtime.create_sandbox(World::spec()), Err(Error::AlreadyExists { .. })));
+}
+
+#[test]
+fn a_failed_container_can_be_made_again() {
+    let world = World::new("container");
+    world.runtime.create_sandbox(World::spec()).unwrap();
+    let spec = ContainerSpec {
+        id: "c".into(),
+        args: vec!["x".into()],
+        rootfs: RootfsSpec::directory(world.dir.path()),
+        ..ContainerSpec::default()
+    };
+    *world.fake.fail.lock() = Some("create_dir");
+    assert!(matches!(world.runtime.create_container("pod", spec.clone()), Err(Error::Io { .. })));
+    *world.fake.fail.lock() = None;
+    world.runtime.create_container("pod", spec).unwrap();
+    *world.fake.fail.lock() = Some("connect");
+    assert!(matches!(world.runtime.start_container("c"), Err(Error::Shim { .. })));
+    *world.fake.fail.lock() = None;
+    assert_eq!(world.runtime.container("c").unwrap().exit.unwrap().code, 128);
+    world.runtime.remove_container("c").unwrap();
+}
+
+#[test]
+fn wrong_names_are_refused() {
+    let world = World::new("names");
+    for id in ["", "../x", "a/b", ".hidden", "ä"] {
+        let spec = SandboxSpec { id: id.into(), ..World::spec() };
+        assert!(matches!(world.runtime.create_sandbox(spec), Err(Error::InvalidSpec { .. })), "{id:?}");
+    }
+    let spec = SandboxSpec { cgroup: "../../other".into(), ..World::spec() };
+    assert!(matches!(world.runtime.create_sandbox(spec), Err(Error::InvalidSpec { .. })));
+    assert!(matches!(world.runtime.stop_sandbox("none"), Err(Error::SandboxNotFound { .. })));
+    assert!(world.runtime.remove_sandbox("none").is_ok() && world.runtime.remove_container("none").is_ok());
+}
