@@ -70,8 +70,26 @@ pub fn convert(from: &Kind, to: &Kind, value: &mut Value) {
     if from.group == to.group && from.version == to.version {
         return;
     }
-    // only the two Event groups share a storage so far
-    trierarch_api::kinds::event::convert(to, value);
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".to_owned(), to.api_version().into());
+        map.insert("kind".to_owned(), to.kind.as_ref().into());
+        // the two Event groups name the same things differently
+        const NAMES: [(&str, &str); 7] = [
+            ("involvedObject", "regarding"),
+            ("message", "note"),
+            ("reportingComponent", "reportingController"),
+            ("source", "deprecatedSource"),
+            ("firstTimestamp", "deprecatedFirstTimestamp"),
+            ("lastTimestamp", "deprecatedLastTimestamp"),
+            ("count", "deprecatedCount"),
+        ];
+        for (core, events) in NAMES {
+            let (source, target) = if to.group == "events.k8s.io" { (core, events) } else { (events, core) };
+            if let Some(moved) = map.remove(source) {
+                map.insert(target.to_owned(), moved);
+            }
+        }
+    }
 }
 
 /// Brings the object into the form that is stored: known fields only, zero values as the schema says.
