@@ -245,7 +245,12 @@ impl Container {
         // Again, while processes fork faster than they are listed.
         for _ in 0..16 {
             let Ok(text) = std::fs::read_to_string(&procs) else { return };
-            let found = text.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 1).map(|pid| sys::send_signal(pid, signal)).count();
+            let found = text
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .filter(|&pid: &i32| pid > 1)
+                .map(|pid| sys::send_signal(pid, signal))
+                .count();
             if found == 0 || signal != 9 {
                 return;
             }

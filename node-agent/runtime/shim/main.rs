@@ -124,7 +124,9 @@ impl Shim {
                         fds.push((source.as_raw_fd(), sys::POLLIN));
                     }
                     // Without a wish for events, poll still tells when the other end is closed.
-                    fds.extend(stream.sinks.iter().map(|sink| (sink.fd.as_raw_fd(), if sink.pending.is_empty() { 0 } else { sys::POLLOUT })));
+                    fds.extend(
+                        stream.sinks.iter().map(|sink| (sink.fd.as_raw_fd(), if sink.pending.is_empty() { 0 } else { sys::POLLOUT })),
+                    );
                 }
                 match (&container.stdin, container.stdin_pending.is_empty()) {
                     (Some(stdin), false) => fds.push((stdin.as_raw_fd(), sys::POLLOUT)),
@@ -241,7 +243,8 @@ impl Shim {
                 let given = pick(plan.streams, fds);
                 let user = self.sandbox.user.is_some();
                 let target = self.containers.iter().find(|container| container.id == plan.container_id && container.exit.is_none());
-                match target.ok_or_else(|| unknown(&plan.container_id)).and_then(|target| container::spawn_exec(&plan, target, user, given)) {
+                match target.ok_or_else(|| unknown(&plan.container_id)).and_then(|target| container::spawn_exec(&plan, target, user, given))
+                {
                     Ok(spawned) => {
                         self.execs.push(spawned.pid);
                         self.pending.push(Pending { spawned, client, warnings: Vec::new(), ready: false, exec: true, terminal: None });
@@ -414,7 +417,9 @@ impl Shim {
 
     /// True when nothing is left, after saying so.
     fn try_leave(&mut self) -> bool {
-        let busy = self.containers.iter().any(|container| container.exit.is_none()) || self.sandbox.pause_pid.is_some() || !self.pending.is_empty();
+        let busy = self.containers.iter().any(|container| container.exit.is_none())
+            || self.sandbox.pause_pid.is_some()
+            || !self.pending.is_empty();
         if !busy && let Some(client) = self.leaving {
             self.answer(client, &Reply::Done {}, &[]);
         }

@@ -136,7 +136,9 @@ fn take_identity(plan: &ProcessPlan, report: &Report) -> Outcome<()> {
     }
     // A directory outside the root would show the host.
     if std::env::current_dir().is_ok_and(|dir| !dir.starts_with("/")) {
-        return Err(failure("cwd", "current working directory is outside of container mount namespace root")(io::Error::from_raw_os_error(1)));
+        return Err(failure("cwd", "current working directory is outside of container mount namespace root")(
+            io::Error::from_raw_os_error(1),
+        ));
     }
     Ok(())
 }
@@ -194,7 +196,8 @@ fn execute(plan: &ProcessPlan, report: &Report) -> Failure {
 
 /// The file that a shell would run for `name`; messages as Go's `os/exec` words them.
 fn find_program(name: &OsStr, path: &[u8]) -> Outcome<PathBuf> {
-    let says = |errno: i32, text: String| Failure { step: "exec".into(), errno, message: format!("exec: {:?}: {text}", name.to_string_lossy()) };
+    let says =
+        |errno: i32, text: String| Failure { step: "exec".into(), errno, message: format!("exec: {:?}: {text}", name.to_string_lossy()) };
     let usable = |file: &Path| -> io::Result<()> {
         let meta = std::fs::metadata(file)?;
         if meta.is_dir() {

@@ -140,7 +140,11 @@ fn make_shm(size_bytes: u64, scratch: &Path) -> io::Result<()> {
     sys::leave_namespaces(sys::CLONE_NEWNS)?;
     sys::mount_classic("", Path::new("/"), "", sys::MS_REC | sys::MS_PRIVATE, b"")?;
     let options = [("size".to_owned(), size_bytes.to_string()), ("mode".to_owned(), "1777".to_owned())];
-    let shm = sys::new_filesystem("tmpfs", &options, crate::protocol::attr::NOSUID | crate::protocol::attr::NODEV | crate::protocol::attr::NOEXEC)?;
+    let shm = sys::new_filesystem(
+        "tmpfs",
+        &options,
+        crate::protocol::attr::NOSUID | crate::protocol::attr::NODEV | crate::protocol::attr::NOEXEC,
+    )?;
     let point = sys::openat2(None, scratch, sys::O_PATH | sys::O_DIRECTORY, 0, 0)?;
     sys::move_mount(shm.as_fd(), point.as_fd())?;
     let root = sys::openat2(None, scratch, sys::O_PATH | sys::O_DIRECTORY, 0, 0)?;
@@ -158,7 +162,8 @@ fn start_pause(plan: &SandboxPlan, sandbox: &mut Sandbox) -> Outcome<()> {
             sys::reset_signals();
             sys::new_session().map_err(failure("pause", "setsid"))?;
             join_cgroup(&plan.cgroup)?;
-            for (fd, kind) in [(&sandbox.network, sys::CLONE_NEWNET), (&sandbox.ipc, sys::CLONE_NEWIPC), (&sandbox.uts, sys::CLONE_NEWUTS)] {
+            for (fd, kind) in [(&sandbox.network, sys::CLONE_NEWNET), (&sandbox.ipc, sys::CLONE_NEWIPC), (&sandbox.uts, sys::CLONE_NEWUTS)]
+            {
                 if let Some(fd) = fd {
                     sys::enter_namespace(fd.as_fd(), kind).map_err(failure("pause", "entering namespaces"))?;
                 }

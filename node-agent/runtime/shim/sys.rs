@@ -232,12 +232,19 @@ pub(crate) fn move_mount(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result
 }
 
 /// Sets attributes and propagation of a mount, and of those below it if `recursive`. `userns` makes it id-mapped.
-pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, set: u64, propagation: u64, userns: Option<BorrowedFd<'_>>) -> Result<()> {
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    set: u64,
+    propagation: u64,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     const IDMAP: u64 = 0x0010_0000;
     let attributes = [set | if userns.is_some() { IDMAP } else { 0 }, 0_u64, propagation, userns.map_or(0, |fd| fd.as_raw_fd() as u64)];
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: `attributes` has the layout of `struct mount_attr` and lives over the call.
-    let result = unsafe { syscall(NR_MOUNT_SETATTR, mount.as_raw_fd(), c"".as_ptr(), flags, attributes.as_ptr(), size_of_val(&attributes)) };
+    let result =
+        unsafe { syscall(NR_MOUNT_SETATTR, mount.as_raw_fd(), c"".as_ptr(), flags, attributes.as_ptr(), size_of_val(&attributes)) };
     check_long(result).map(drop)
 }
 

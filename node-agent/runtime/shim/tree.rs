@@ -223,10 +223,8 @@ pub(crate) fn run_steps(
         match step {
             Step::Bind { source, dest, .. } => {
                 let Some(tree) = trees.binds.get(&index) else { continue };
-                attach(root, tree.as_fd(), dest).map_err(failure(
-                    "mount",
-                    format!("error mounting {:?} to rootfs at {:?}", source.display(), dest.display()),
-                ))?;
+                attach(root, tree.as_fd(), dest)
+                    .map_err(failure("mount", format!("error mounting {:?} to rootfs at {:?}", source.display(), dest.display())))?;
             }
             Step::Filesystem { kind, dest, options, attrs, optional } => {
                 let done = sys::new_filesystem(kind, options, *attrs).and_then(|tree| attach(root, tree.as_fd(), dest));
@@ -252,8 +250,12 @@ pub(crate) fn run_steps(
             Step::Directory { path, mode } => {
                 ensure_dir(root, path, *mode).map_err(failure("mount", format!("mkdir {:?}", path.display())))?;
             }
-            Step::Device { .. } => make_device(root, step).map_err(|(path, error)| failure("device", format!("device {:?}", path.display()))(error))?,
-            Step::Mask { path } => mask(root, path, trees.null.as_fd()).map_err(failure("mount", format!("masking {:?}", path.display())))?,
+            Step::Device { .. } => {
+                make_device(root, step).map_err(|(path, error)| failure("device", format!("device {:?}", path.display()))(error))?
+            }
+            Step::Mask { path } => {
+                mask(root, path, trees.null.as_fd()).map_err(failure("mount", format!("masking {:?}", path.display())))?
+            }
             Step::ReadOnly { path } => {
                 make_read_only(root, path).map_err(failure("mount", format!("making {:?} read-only", path.display())))?;
             }
@@ -291,7 +293,8 @@ fn mask(root: BorrowedFd<'_>, path: &Path, null: BorrowedFd<'_>) -> io::Result<(
         other => other?,
     };
     if is_dir(target.as_fd())? {
-        let empty = sys::new_filesystem("tmpfs", &[("size".to_owned(), "0k".to_owned()), ("mode".to_owned(), "0755".to_owned())], attr::RDONLY)?;
+        let empty =
+            sys::new_filesystem("tmpfs", &[("size".to_owned(), "0k".to_owned()), ("mode".to_owned(), "0755".to_owned())], attr::RDONLY)?;
         sys::move_mount(empty.as_fd(), target.as_fd())
     } else {
         let copy = sys::open_tree(Some(null), Path::new(""), false).or_else(|_| sys::open_tree(None, Path::new("/dev/null"), false))?;

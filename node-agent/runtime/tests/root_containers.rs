@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use trierarch_runtime::spec::{
     Capabilities, IdMapping, LogRotation, Mount, MountKind, NetworkMode, Propagation, ReadOnly, Resources, Rlimit, RootfsSpec, Seccomp,
-    TerminalSize, User,
+    TerminalSize, User, UserNamespace,
 };
 use trierarch_runtime::{
     ContainerSpec, ContainerState, ExecSpec, ExitStatus, Runtime, RuntimeConfig, RuntimeEvent, SandboxSpec, SandboxState,
