@@ -53,7 +53,7 @@ impl Manager {
     /// Starts all controllers on a thread of their own. Call it on the leader, after a linearizable read in its own term, inside an
     /// actix `System`.
     pub async fn start(cluster: Arc<dyn Cluster>, clock: Clock, config: Config) -> Handle {
-        let controllers = crate::all(&cluster, &config, clock());
+        let controllers = crate::all_by(&cluster, &clock, &config, clock());
         Self::start_these(cluster, clock, controllers).await
     }
 

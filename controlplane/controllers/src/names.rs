@@ -8,7 +8,7 @@ const SUFFIX_LENGTH: usize = 5;
 const NAME_MAX: usize = 63;
 
 /// `PREFIX` and five characters that depend on the parts. The prefix is cut so that the name stays a label.
-pub fn derived(prefix: &str, parts: &[&str]) -> String {
+pub(crate) fn derived(prefix: &str, parts: &[&str]) -> String {
     let prefix: String = prefix.chars().take(NAME_MAX - SUFFIX_LENGTH).collect();
     format!("{prefix}{}", suffix(parts))
 }
@@ -23,13 +23,8 @@ fn suffix(parts: &[&str]) -> String {
 }
 
 /// A text as characters of the same alphabet, one for one.
-pub fn safe_encode(text: &str) -> String {
+pub(crate) fn safe_encode(text: &str) -> String {
     text.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
-}
-
-/// FNV-1a over 32 bits.
-pub fn fnv32a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]
@@ -42,6 +37,5 @@ mod tests {
         assert_eq!(derived(&long, &["a"]).len(), 63);
         assert_ne!(derived("web-", &["uid", "1"]), derived("web-", &["uid", "2"]));
         assert_eq!(derived("web-", &["uid", "1"]), derived("web-", &["uid", "1"]));
-        assert_eq!(fnv32a(b"foobar"), 0xbf9c_f968);
     }
 }

@@ -83,7 +83,8 @@ fn plan(namespace: &Object, content: &BTreeMap<GroupResource, Vec<Arc<Object>>>,
     if content.is_empty() {
         if ours || value["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
             let mut after = Value::clone(&value);
-            let left: Vec<Value> = value["spec"]["finalizers"].as_array().into_iter().flatten().filter(|name| *name != "kubernetes").cloned().collect();
+            let left: Vec<Value> =
+                value["spec"]["finalizers"].as_array().into_iter().flatten().filter(|name| *name != "kubernetes").cloned().collect();
             after["spec"]["finalizers"] = Value::Array(left);
             plan.actions.push(Action::Finalize { name: namespace.name.clone(), object: after });
         }
@@ -128,11 +129,7 @@ fn status(namespace: &Object, content: &BTreeMap<GroupResource, Vec<Arc<Object>>
             "NamespaceDeletionContentFailure",
             match context.failure {
                 Some(failure) => ("True", "ContentDeletionFailed", failure.message.clone()),
-                None => (
-                    "False",
-                    "ContentDeleted",
-                    "All content successfully deleted, may be waiting on finalization".to_owned(),
-                ),
+                None => ("False", "ContentDeleted", "All content successfully deleted, may be waiting on finalization".to_owned()),
             },
         ),
         (
@@ -165,7 +162,8 @@ fn status(namespace: &Object, content: &BTreeMap<GroupResource, Vec<Arc<Object>>
         if same {
             continue;
         }
-        let kept = before.filter(|index| conditions[*index]["status"] == state).map(|index| conditions[index]["lastTransitionTime"].clone());
+        let kept =
+            before.filter(|index| conditions[*index]["status"] == state).map(|index| conditions[index]["lastTransitionTime"].clone());
         let condition = json!({
             "type": name, "status": state, "reason": reason, "message": message,
             "lastTransitionTime": kept.unwrap_or_else(|| json!(seconds(context.now))),
@@ -190,8 +188,8 @@ mod tests {
     async fn a_namespace_goes_after_its_content() {
         let cluster = FakeCluster::new();
         let controller = Namespaces::new(cluster.registry());
-        let namespace =
-            cluster.add(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}}));
+        let namespace = cluster
+            .add(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}}));
         cluster.add(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "n"}}));
         let pod = cluster.add(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n", "finalizers": ["example.com/wait"]}, "spec": {},
