@@ -398,7 +398,7 @@ impl Node {
                 self.links.delete_forwarding(tunnel.index, plan::tunnel_mac(peer.node_ip), peer.node_ip)?;
             }
         }
-        let (gone, new) = plan::route_changes(&self.links.our_routes()?, &wanted);
+        let (gone, new) = plan::route_changes(&self.links.our_routes()?, &wanted, self.config.cluster_cidr);
         for route in gone {
             self.links.delete_route(&route)?;
         }

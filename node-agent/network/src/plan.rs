@@ -81,9 +81,11 @@ pub(crate) fn pod_mac(pod_ip: Ipv4Addr) -> [u8; 6] {
     [0x0a, 0x58, a, b, c, d]
 }
 
-/// Routes to take away and to make, so that of the routes through gateways exactly `wanted` stay.
-pub(crate) fn route_changes(present: &[Route], wanted: &[Route]) -> (Vec<Route>, Vec<Route>) {
-    let through = present.iter().filter(|route| route.gateway.is_some());
+/// Routes to take away and to make, so that of the routes through gateways to pods exactly `wanted` stay. The node's other routes, its
+/// default one above all, are nobody's business here.
+pub(crate) fn route_changes(present: &[Route], wanted: &[Route], cluster: Cidr) -> (Vec<Route>, Vec<Route>) {
+    let to_pods = |route: &Route| cluster.contains(route.destination.network()) && route.destination.prefix() >= cluster.prefix();
+    let through = present.iter().filter(|route| route.gateway.is_some() && to_pods(route));
     let gone = through.filter(|route| !wanted.iter().any(|w| w.destination == route.destination)).cloned().collect();
     let new = wanted.iter().filter(|route| !present.contains(route)).cloned().collect();
     (gone, new)
@@ -153,7 +155,9 @@ mod tests {
         let pod = route("10.244.1.5/32", None);
         let (old, kept) = (route("10.244.3.0/24", Some("10.131.0.23")), route("10.244.2.0/24", Some("10.131.0.22")));
         let moved = route("10.244.4.0/24", Some("10.131.0.24"));
-        let (gone, new) = route_changes(&[pod, old.clone(), kept.clone()], &[kept, moved.clone()]);
+        let default = route("0.0.0.0/0", Some("10.131.0.1"));
+        let cluster = "10.244.0.0/16".parse().unwrap();
+        let (gone, new) = route_changes(&[default, pod, old.clone(), kept.clone()], &[kept, moved.clone()], cluster);
         assert_eq!((gone, new), (vec![old], vec![moved]));
     }
 

@@ -12,7 +12,7 @@ fn pods_reach_pods_nodes_and_the_outside() {
     let world = World::new();
     let ((a, a_ip), (b, b_ip), (c, c_ip)) = (world.one.pod("a"), world.one.pod("b"), world.two.pod("c"));
     assert_eq!((a_ip, b_ip, c_ip), (Ipv4Addr::new(10, 244, 1, 1), Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 2, 1)));
-    for (space, name) in [(&a, "a"), (&b, "b"), (&c, "c"), (&world.one.space, "one"), (&world.outside, "outside")] {
+    for (space, name) in [(&a, "a"), (&b, "b"), (&c, "c"), (&world.one.space, "one"), (&world.outside, "outside"), (&world.host, "host")] {
         space.serve(name, 8080);
     }
     assert_eq!(a.tcp(b_ip, 8080), format!("b {a_ip}"), "on one node");
@@ -25,6 +25,9 @@ fn pods_reach_pods_nodes_and_the_outside() {
     assert_eq!(a.tcp(world.one.ip, 8080), format!("one {a_ip}"), "to its node");
     assert_eq!(c.tcp(world.one.ip, 8080), format!("one {c_ip}"), "to a node that knows the way back");
     assert_eq!(a.tcp(OUTSIDE, 8080), format!("outside {}", world.one.ip), "outside, as its node");
+    // An address that only the node's default route leads to: the machine has it besides the bridge's.
+    world.host.look("ip", &["address", "add", "192.0.2.1/32", "dev", "lo"]);
+    assert_eq!(a.tcp(Ipv4Addr::new(192, 0, 2, 1), 8080), format!("host {}", world.one.ip), "far away");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn sets(text: &mut String, rules: &RuleSet, node: &ServiceRulesConfig) {
     let target = |(ip, protocol, port): &Target| format!("{ip} . {} . {port}", protocol.name());
     let node_port = |(protocol, port): &(Protocol, u16)| format!("{} . {port}", protocol.name());
     let refusal = |refusal: &Refusal| match refusal {
-        Refusal::Reject => "goto reject".to_owned(),
+        Refusal::Reject => "goto refusal".to_owned(),
         Refusal::Drop => "drop".to_owned(),
     };
     let (by_ip, by_port) = ("ipv4_addr . inet_proto . inet_service : verdict", "inet_proto . inet_service : verdict");
@@ -94,7 +94,7 @@ fn base_chains(text: &mut String, node: &ServiceRulesConfig) {
     let clear = !MASQUERADE_MARK;
     let _ = write!(
         text,
-        "\tchain reject {{
+        "\tchain refusal {{
 \t\tmeta l4proto tcp reject with tcp reset
 \t\treject
 \t}}
@@ -131,11 +131,11 @@ fn base_chains(text: &mut String, node: &ServiceRulesConfig) {
 \t}}
 \tchain unknown_forward {{
 \t\ttype filter hook forward priority filter
-\t\tct state new ip daddr {services} goto reject
+\t\tct state new ip daddr {services} goto refusal
 \t}}
 \tchain unknown_output {{
 \t\ttype filter hook output priority filter
-\t\toifname != \"lo\" ct state new ip daddr {services} goto reject
+\t\toifname != \"lo\" ct state new ip daddr {services} goto refusal
 \t}}
 "
     );

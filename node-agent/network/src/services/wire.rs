@@ -121,7 +121,7 @@ impl Encoder {
                             w.nested(2, |w| verdict_data(w, GOTO, Some(chain)));
                         }
                         Element::Refused(_, Refusal::Reject) | Element::RefusedPort(_, Refusal::Reject) if verdict => {
-                            w.nested(2, |w| verdict_data(w, GOTO, Some("reject")));
+                            w.nested(2, |w| verdict_data(w, GOTO, Some("refusal")));
                         }
                         Element::Refused(_, Refusal::Drop) | Element::RefusedPort(_, Refusal::Drop) if verdict => {
                             w.nested(2, |w| verdict_data(w, DROP, None));
