@@ -44,6 +44,8 @@ enum Verb {
     Kubeconfig(verbs::kubeconfig::Args),
     /// Stop and start nodes of the cluster on this machine
     Node(verbs::node::Args),
+    /// Build, list, import, export, push and pull images
+    Image(verbs::image::Args),
     /// Look at the replicated store
     Raft(verbs::raft::Args),
     /// Run a master
@@ -81,6 +83,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Down(args) => verbs::down::run(&args),
         Verb::Kubeconfig(args) => verbs::kubeconfig::run(&args),
         Verb::Node(args) => verbs::node::run(&args),
+        Verb::Image(args) => verbs::image::run(args),
         Verb::Raft(args) => verbs::raft::run(&args),
         Verb::Server(args) => verbs::server::run(args),
         Verb::Agent(args) => verbs::agent::run(args),

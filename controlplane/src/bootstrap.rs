@@ -59,6 +59,17 @@ pub fn objects(facts: &Facts) -> Vec<Value> {
             ],
         },
     }));
+    // `trierarch image push` asks for a token of this account
+    objects.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "image-pusher", "namespace": "kube-system"}}));
+    objects.push(json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "trierarch:image-pusher"},
+        "rules": [{"nonResourceURLs": ["/v2/*"], "verbs": ["get", "head", "post", "put", "patch", "delete"]}],
+    }));
+    objects.push(json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "trierarch:image-pusher"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "trierarch:image-pusher"},
+        "subjects": [{"kind": "ServiceAccount", "name": "image-pusher", "namespace": "kube-system"}],
+    }));
     let agent = facts.token.for_agents();
     objects.push(json!({
         "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",

@@ -102,10 +102,11 @@ async fn start(parts: &Parts, term: Term) -> anyhow::Result<Running> {
     let elected_at: Timestamp = crate::clock::now();
     let local = |user: &str| Local::new(Arc::clone(&parts.server), User::system(user)).fenced(term);
     let cluster = Arc::new(InProcess::new(local("system:kube-controller-manager")));
-    trierarch_apiserver::authorize::bootstrap_policy::reconcile(&local("system:apiserver")).await?;
     for object in bootstrap::objects(&parts.facts) {
         cluster.ensure(object).await?;
     }
+    // roles live in the namespaces that were just made sure of
+    trierarch_apiserver::authorize::bootstrap_policy::reconcile(&local("system:apiserver")).await?;
     let as_cluster: Arc<dyn Cluster> = cluster;
     let clock: trierarch_controllers::Clock = Arc::new(crate::clock::now);
     let mut controllers: Vec<Arc<dyn Controller>> = trierarch_controllers::all(&as_cluster, &parts.controllers, elected_at);

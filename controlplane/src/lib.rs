@@ -14,4 +14,5 @@ pub mod leadership;
 pub mod local;
 pub mod master;
 pub mod raft_api;
+pub mod registry;
 pub mod signer;

@@ -17,6 +17,7 @@ use crate::identity::{Bundle, Names};
 use crate::join::{self, Application, Door, Joiner, Membership};
 use crate::leadership::{self, Parts};
 use crate::raft_api;
+use crate::registry;
 
 /// How a master begins.
 #[derive(Clone, Debug)]
@@ -143,6 +144,7 @@ async fn identify(config: &MasterConfig) -> anyhow::Result<(Membership, Bundle, 
 async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     // the port first: a master that cannot be reached must not join
     let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
+    listener.set_nonblocking(true).context("cannot prepare the API's socket")?;
     let (membership, bundle, joiner) = identify(&config).await?;
     let pki = Arc::new(Pki::new(bundle.clone(), config.names(), crate::clock::now())?);
     let store = Store::open(config.store(membership.id, &bundle, &pki)?).await?;
@@ -153,22 +155,27 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
         }
         join::save_membership(&config.data_dir, &Membership { joined: true, ..membership })?;
     }
-    let registry = Arc::new(Registry::with_builtins());
+    let kinds = Arc::new(Registry::with_builtins());
     let door = Door::new(store.clone(), bundle.clone()).context("the bundle's join token is damaged")?;
     let settings = settings(&config, &bundle, &pki)?;
     let extra_store = store.clone();
+    let images = trierarch_images::registry::Registry::new(
+        trierarch_images::Store::open(&config.images_dir).context("cannot open the content store of images")?,
+        trierarch_images::registry::RegistryConfig::default(),
+    );
     let server = trierarch_apiserver::serve(
         trierarch_apiserver::Config {
             listeners: vec![Arc::new(listener)],
             tls: Arc::clone(&pki.server),
             settings,
-            extra: Some(Arc::new(move |routes, _server| {
+            extra: Some(Arc::new(move |routes, api| {
                 door.mount(routes);
+                registry::mount(routes, api, &images);
                 raft_api::mount(routes, &extra_store);
             })),
         },
         store.clone(),
-        registry,
+        kinds,
     )
     .context("cannot serve the API")?;
     tracing::info!(node = config.name, address = %config.listen, "Serving the API");

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod down;
+pub mod image;
 pub mod kubeconfig;
 pub mod node;
 pub mod node_init;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use trierarch_client::JoinToken;
 use trierarch_controlplane::master::{self, MasterConfig, Start};
 
 /// Arguments of `server`.
@@ -105,6 +104,3 @@ fn cidr(text: &str) -> anyhow::Result<(Ipv4Addr, u8)> {
         text.split_once('/').and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok().filter(|n| *n <= 32)?)));
     parsed.with_context(|| format!("{text:?} is no network: write 10.244.0.0/16"))
 }
-
-/// A token that reads as one, whichever way it was given.
-pub type Token = JoinToken;

@@ -16,6 +16,7 @@ pub mod names;
 pub mod object;
 pub mod openapi;
 pub mod problem;
+pub mod protobuf;
 pub mod quantity;
 pub mod rules;
 pub mod schema;
