@@ -281,7 +281,6 @@ impl Node {
         for (setting, value) in [
             ("rp_filter", "1"),
             ("proxy_arp", "1"),
-            // The node answers at once; the default waits up to 0.8 s before it does so for another.
             ("send_redirects", "0"),
             // A host port on 127.0.0.1 leads to a pod; the rules keep pods from reaching the node's loopback in return.
             ("route_localnet", "1"),
@@ -289,6 +288,7 @@ impl Node {
             sysctl::set(&format!("net/ipv4/conf/{name}/{setting}"), value)
                 .map_err(|source| PodNetworkError::PodSetting { id: id.to_owned(), source })?;
         }
+        // By default the node would wait up to 0.8 s before it answers ARP for the gateway.
         sysctl::set_if_known(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")
             .and_then(|()| sysctl::set_if_known(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1"))
             .map_err(|source| PodNetworkError::PodSetting { id: id.to_owned(), source })?;

@@ -153,12 +153,6 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, NetnsError> + Send) -
     })
 }
 
-impl AsRef<NetnsRef> for NetnsRef {
-    fn as_ref(&self) -> &NetnsRef {
-        self
-    }
-}
-
 /// The borrowed form of an open namespace.
 pub fn borrow(netns: &Arc<OwnedFd>) -> BorrowedFd<'_> {
     netns.as_fd()

@@ -1,4 +1,5 @@
 //! Pods, nodes and the bridge in real namespaces. Needs root; fails, never skips, without it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod world;
 

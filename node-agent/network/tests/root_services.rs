@@ -1,4 +1,5 @@
 //! Service rules in real namespaces. Needs root; fails, never skips, without it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod world;
 
@@ -77,6 +78,21 @@ fn clients_everywhere_reach_endpoints_everywhere() {
     world.one.space.block_on(world.one.services.apply(&gone)).unwrap();
     let left = world.one.space.look("nft", &["list", "table", "ip", "trierarch"]);
     assert!(!left.contains("shop"), "{left}");
+}
+
+#[test]
+fn endpoints_may_be_hosts() {
+    let world = World::new();
+    let (a, _) = world.one.pod("a");
+    world.outside.serve("outside", 6443);
+    apply(&world.one, service(Protocol::Tcp, vec![Endpoint::ready(OUTSIDE, 6443)]));
+    assert_eq!(a.tcp(VIRTUAL, 80), format!("outside {}", world.one.ip), "a host knows no way to pods");
+    assert_eq!(world.one.space.tcp(VIRTUAL, 80), format!("outside {}", world.one.ip));
+    world.one.space.serve("one", 6443);
+    apply_change(&world.one, service(Protocol::Tcp, vec![Endpoint::ready(world.one.ip, 6443).here()]));
+    assert!(a.tcp(VIRTUAL, 80).starts_with("one "));
+    assert!(world.one.space.tcp(VIRTUAL, 80).starts_with("one "));
+    assert!(world.outside.tcp(world.one.ip, 30080).starts_with("one "));
 }
 
 #[test]
