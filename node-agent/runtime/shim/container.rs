@@ -293,11 +293,12 @@ fn spawn_first(plan: &ContainerPlan, sandbox: &Sandbox, given: [Option<OwnedFd>;
                 Some(shm) => Some(copy_shm(shm.as_fd()).map_err(failure("mount", "copying the pod's /dev/shm"))?),
                 None => None,
             };
-            let trees = open_host_trees(&plan.root, &plan.steps)?;
+            let mut warnings = Vec::new();
+            let user = sandbox.user.as_ref().map(AsFd::as_fd);
+            let trees = open_host_trees(&plan.root, &plan.steps, user, &mut warnings)?;
             sys::leave_namespaces(sys::CLONE_NEWNS).map_err(failure("namespace", "making a mount namespace"))?;
             sys::mount_classic("", Path::new("/"), "", sys::MS_REC | sys::MS_PRIVATE, b"").map_err(failure("mount", "making / private"))?;
-            let root = mount_root(&plan.root, &plan.root_mountpoint, &trees)?;
-            let mut warnings = Vec::new();
+            let root = mount_root(&plan.root, &plan.root_mountpoint, &trees, user.map(|user| (user, sandbox.owner)), &mut warnings)?;
             run_steps(root.as_fd(), &plan.steps, &trees, shm, &mut warnings)?;
             warnings.iter().for_each(|text| report.warn(text));
             let cwd = &plan.process.cwd;

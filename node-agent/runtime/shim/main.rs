@@ -434,6 +434,8 @@ fn main() {
     }
     sys::set_name(c"trierarch-shim");
     let _ = sys::new_session();
+    sys::default_signals();
+    sys::ignore_broken_pipes();
     let _ = sys::process_control(sys::prctl_option::SET_CHILD_SUBREAPER, 1, 0, 0);
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
     let run = || -> std::io::Result<()> {

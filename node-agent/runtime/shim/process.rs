@@ -107,15 +107,12 @@ fn take_identity(plan: &ProcessPlan, report: &Report) -> Outcome<()> {
     } else {
         install_filters(plan)?;
     }
-    for bit in 0..64 {
-        if plan.bounding & (1 << bit) == 0 {
-            // Unknown capabilities are refused; the rest must go.
-            if let Err(error) = sys::process_control(prctl_option::CAPBSET_DROP, bit, 0, 0)
-                && error.raw_os_error() != Some(22)
-            {
-                return Err(failure("capabilities", format!("dropping capability {bit}"))(error));
-            }
-        }
+    for bit in (0..64).filter(|bit| plan.bounding & (1 << bit) == 0) {
+        match sys::process_control(prctl_option::CAPBSET_DROP, bit, 0, 0) {
+            // The kernel knows no more.
+            Err(error) if error.raw_os_error() == Some(22) => break,
+            other => other.map_err(failure("capabilities", format!("dropping capability {bit}")))?,
+        };
     }
     sys::process_control(prctl_option::SET_KEEPCAPS, 1, 0, 0).map_err(failure("capabilities", "keeping capabilities"))?;
     sys::set_groups(&plan.groups).map_err(failure("user", "setgroups"))?;

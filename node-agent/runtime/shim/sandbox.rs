@@ -14,6 +14,8 @@ use crate::tree::{Outcome, describe, failure};
 #[derive(Default)]
 pub(crate) struct Sandbox {
     pub(crate) user: Option<OwnedFd>,
+    /// Who root of the user namespace is outside of it.
+    pub(crate) owner: (u32, u32),
     pub(crate) network: Option<OwnedFd>,
     pub(crate) ipc: Option<OwnedFd>,
     pub(crate) uts: Option<OwnedFd>,
@@ -71,6 +73,10 @@ fn collect(plan: &SandboxPlan, helper: i32, ours: &OwnedFd) -> Outcome<(Sandbox,
                 let mut sandbox = Sandbox::default();
                 if !plan.uid_map.is_empty() {
                     sandbox.user = Some(namespace(helper, "user")?);
+                    let root = |map: &[(u32, u32, u32)]| {
+                        map.iter().find(|(inside, _, _)| *inside == 0).map_or(u32::MAX, |(_, outside, _)| *outside)
+                    };
+                    sandbox.owner = (root(&plan.uid_map), root(&plan.gid_map));
                 }
                 if plan.new_network {
                     sandbox.network = Some(namespace(helper, "net")?);

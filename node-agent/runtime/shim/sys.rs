@@ -310,6 +310,11 @@ pub(crate) fn change_owner(dir: BorrowedFd<'_>, name: &OsStr, uid: u32, gid: u32
     check(unsafe { fchownat(dir.as_raw_fd(), name.as_ptr(), uid, gid, AT_EMPTY_PATH as c_int) }).map(drop)
 }
 
+/// The owner of a path of the host; links are followed.
+pub(crate) fn change_owner_of(path: &Path, uid: u32, gid: u32) -> Result<()> {
+    std::os::unix::fs::chown(path, Some(uid), Some(gid))
+}
+
 pub(crate) fn change_mode(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> Result<()> {
     let name = c_path(name)?;
     // SAFETY: a NUL-terminated string that lives over the call, and numbers.
@@ -422,12 +427,24 @@ pub(crate) fn child_signals() -> Result<OwnedFd> {
     owned(c_long::from(unsafe { signalfd(-1, &raw const set, O_CLOEXEC as c_int | 0o4000) }))
 }
 
-/// No blocked signals and default actions, as a new program expects them.
-pub(crate) fn reset_signals() {
+/// Default actions for all signals; what was ignored by whoever started this process would stay ignored in every container.
+pub(crate) fn default_signals() {
     for number in 1..65 {
         // SAFETY: zero is SIG_DFL; numbers that can't be changed are refused by the kernel.
         unsafe { signal(number, 0) };
     }
+}
+
+/// Writing to somebody who left is an error, not the end.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: one is SIG_IGN.
+    unsafe { signal(13, 1) };
+}
+
+/// No blocked signals and no ignored SIGPIPE, as a new program expects it. The rest was set when the shim began.
+pub(crate) fn reset_signals() {
+    // SAFETY: zero is SIG_DFL.
+    unsafe { signal(13, 0) };
     let set = mask(&[]);
     // SAFETY: `sigset_t` that lives over the call.
     unsafe { sigprocmask(2, &raw const set, null_mut()) };

@@ -49,8 +49,9 @@ pub(crate) struct HostTrees {
     null: OwnedFd,
 }
 
-/// Copies the mounts that the plan shows from the host.
-pub(crate) fn open_host_trees(root: &Root, steps: &[Step]) -> Outcome<HostTrees> {
+/// Copies the mounts that the plan shows from the host. With a user namespace their owners are shown as it maps them, where the file
+/// system can do that.
+pub(crate) fn open_host_trees(root: &Root, steps: &[Step], user: Option<BorrowedFd<'_>>, warnings: &mut Vec<String>) -> Outcome<HostTrees> {
     let mut binds = BTreeMap::new();
     for (index, step) in steps.iter().enumerate() {
         let Step::Bind { source, subpath, dest, recursive, read_only, propagation, attrs } = step else { continue };
@@ -73,12 +74,14 @@ pub(crate) fn open_host_trees(root: &Root, steps: &[Step]) -> Outcome<HostTrees>
             sys::mount_setattr(tree.as_fd(), *read_only == bind::READ_ONLY_RECURSIVE, attrs | read, 0, None)
                 .map_err(failure("mount", says()))?;
         }
+        map_owners(tree.as_fd(), *recursive, user, source, warnings);
         binds.insert(index, tree);
     }
     let root = match root {
         Root::Directory { path } => {
             let tree = sys::open_tree(None, path, true).map_err(failure("rootfs", format!("rootfs {:?}", path.display())))?;
             sys::mount_setattr(tree.as_fd(), true, 0, sys::MS_PRIVATE, None).map_err(failure("rootfs", "making rootfs private"))?;
+            map_owners(tree.as_fd(), true, user, path, warnings);
             Some(tree)
         }
         Root::Overlay { .. } => None,
@@ -87,12 +90,30 @@ pub(crate) fn open_host_trees(root: &Root, steps: &[Step]) -> Outcome<HostTrees>
     Ok(HostTrees { binds, root, null })
 }
 
+/// Shows the owners of a detached mount as the user namespace maps them.
+fn map_owners(tree: BorrowedFd<'_>, recursive: bool, user: Option<BorrowedFd<'_>>, source: &Path, warnings: &mut Vec<String>) {
+    if let Some(user) = user
+        && let Err(error) = sys::mount_setattr(tree, recursive, 0, 0, Some(user))
+    {
+        warnings.push(format!("owners are not mapped in {}: {}", source.display(), describe(&error)));
+    }
+}
+
 /// Mounts the root and gives a descriptor of it.
-pub(crate) fn mount_root(root: &Root, mountpoint: &Path, trees: &HostTrees) -> Outcome<OwnedFd> {
+pub(crate) fn mount_root(
+    root: &Root,
+    mountpoint: &Path,
+    trees: &HostTrees,
+    user: Option<(BorrowedFd<'_>, (u32, u32))>,
+    warnings: &mut Vec<String>,
+) -> Outcome<OwnedFd> {
     let point = sys::openat2(None, mountpoint, sys::O_PATH | sys::O_DIRECTORY, 0, 0)
         .map_err(failure("rootfs", format!("rootfs mount point {:?}", mountpoint.display())))?;
     match (root, &trees.root) {
-        (Root::Overlay { lower, upper, work }, _) => mount_overlay(lower, upper, work, mountpoint)?,
+        (Root::Overlay { lower, upper, work }, _) => match user {
+            None => mount_overlay(lower, upper, work, mountpoint)?,
+            Some(user) => return mount_mapped_overlay(lower, (upper, work), mountpoint, user, warnings),
+        },
         (Root::Directory { path }, Some(tree)) => {
             sys::move_mount(tree.as_fd(), point.as_fd()).map_err(failure("rootfs", format!("mounting rootfs {:?}", path.display())))?;
         }
@@ -141,6 +162,37 @@ fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, mountpoint: &Path
     sys::mount_classic("overlay", mountpoint, "overlay", 0, &quick)
         .or_else(|_| sys::mount_classic("overlay", mountpoint, "overlay", 0, &data))
         .map_err(failure("rootfs", says()))
+}
+
+/// An overlay of id-mapped layers: copies of their mounts, attached below a tmpfs at the mount point that nobody else sees. The writable
+/// layer is not mapped: it belongs to one container and holds the ids that the host sees.
+fn mount_mapped_overlay(
+    lower: &[PathBuf],
+    (upper, work): (&Path, &Path),
+    mountpoint: &Path,
+    (user, owner): (BorrowedFd<'_>, (u32, u32)),
+    warnings: &mut Vec<String>,
+) -> Outcome<OwnedFd> {
+    let says = || failure("rootfs", "mapping the owners of layers");
+    let point = sys::openat2(None, mountpoint, sys::O_PATH | sys::O_DIRECTORY, 0, 0).map_err(says())?;
+    let base = sys::new_filesystem("tmpfs", &[("mode".to_owned(), "0755".to_owned())], 0).map_err(says())?;
+    sys::move_mount(base.as_fd(), point.as_fd()).map_err(says())?;
+    let base = sys::openat2(None, mountpoint, sys::O_PATH | sys::O_DIRECTORY, 0, 0).map_err(says())?;
+    let mut show = |source: &Path, name: String| -> Outcome<PathBuf> {
+        let tree = sys::open_tree(None, source, false).map_err(failure("rootfs", source.display()))?;
+        map_owners(tree.as_fd(), false, Some(user), source, warnings);
+        sys::make_dir(base.as_fd(), OsStr::new(&name), 0o755).map_err(says())?;
+        let place = sys::openat2(Some(base.as_fd()), Path::new(&name), sys::O_PATH | sys::O_DIRECTORY, 0, 0).map_err(says())?;
+        sys::move_mount(tree.as_fd(), place.as_fd()).map_err(says())?;
+        Ok(mountpoint.join(name))
+    };
+    let layers = lower.iter().enumerate().map(|(index, path)| show(path, format!("l{index}"))).collect::<Outcome<Vec<_>>>()?;
+    // Where new files go: theirs is what the overlay's own root belongs to.
+    sys::change_owner_of(upper, owner.0, owner.1).map_err(says())?;
+    sys::make_dir(base.as_fd(), OsStr::new("root"), 0o755).map_err(says())?;
+    let target = mountpoint.join("root");
+    mount_overlay(&layers, upper, work, &target)?;
+    sys::openat2(None, &target, sys::O_PATH | sys::O_DIRECTORY, 0, 0).map_err(failure("rootfs", "opening rootfs"))
 }
 
 fn relative(path: &Path) -> &Path {

@@ -1,5 +1,6 @@
 //! Control groups below our own parent: made, limited, measured, emptied and removed, on v1 (hybrid too) and v2.
 
+mod devices;
 mod limits;
 mod stats;
 
@@ -17,15 +18,14 @@ use crate::spec::{Device, Resources};
 use crate::status::Stats;
 use crate::sys::Sys;
 
-/// Controllers that we use, by their v1 names.
-const V1_CONTROLLERS: [(&str, Controllers); 8] = [
+/// Controllers that we use, by their v1 names. Processes are killed by the list of `pids`, so the freezer is not needed.
+const V1_CONTROLLERS: [(&str, Controllers); 7] = [
     ("memory", Controllers::Mem),
     ("pids", Controllers::Pids),
     ("cpuset", Controllers::CpuSet),
     ("cpuacct", Controllers::CpuAcct),
     ("cpu", Controllers::Cpu),
     ("devices", Controllers::Devices),
-    ("freezer", Controllers::Freezer),
     ("hugetlb", Controllers::HugeTlb),
 ];
 const V2_CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "hugetlb", "io"];
@@ -36,7 +36,19 @@ pub(crate) struct Cgroups {
     /// Controller and the directory that our parent path begins in; v2 has the one entry "".
     mounts: Vec<(&'static str, PathBuf)>,
     parent: String,
+    v1: V1,
     sys: Arc<dyn Sys>,
+}
+
+/// v1 controllers that a cgroup is made in only when its limits need them: each costs a move of every process.
+const RARE: [&str; 2] = ["cpuset", "hugetlb"];
+
+fn needs(resources: &Resources, controller: &str) -> bool {
+    match controller {
+        "cpuset" => resources.cpuset_cpus.is_some() || resources.cpuset_mems.is_some(),
+        "hugetlb" => !resources.hugepage_limits.is_empty(),
+        _ => true,
+    }
 }
 
 fn failed(path: &str, reason: impl std::fmt::Display) -> Error {
@@ -48,7 +60,7 @@ impl Cgroups {
     pub(crate) fn find(parent: &str, sys: Arc<dyn Sys>) -> Cgroups {
         let parent = parent.trim_matches('/').to_owned();
         if is_cgroup2_unified_mode() {
-            return Cgroups { mode: CgroupMode::V2, mounts: vec![("", PathBuf::from(UNIFIED_MOUNTPOINT))], parent, sys };
+            return Cgroups::v2_at(Path::new(UNIFIED_MOUNTPOINT), &parent, sys);
         }
         let v1 = V1::new();
         let mounts: Vec<_> = V1_CONTROLLERS
@@ -57,13 +69,23 @@ impl Cgroups {
             .filter(|(_, dir)| dir.is_dir())
             .collect();
         let mode = if mounts.is_empty() { CgroupMode::None } else { CgroupMode::V1 };
-        Cgroups { mode, mounts, parent, sys }
+        Cgroups { mode, mounts, parent, v1, sys }
+    }
+
+    /// The v2 hierarchy mounted there.
+    pub(crate) fn v2_at(mount: &Path, parent: &str, sys: Arc<dyn Sys>) -> Cgroups {
+        let mounts = vec![("", mount.to_path_buf())];
+        Cgroups { mode: CgroupMode::V2, mounts, parent: parent.trim_matches('/').to_owned(), v1: V1::default(), sys }
+    }
+
+    fn v2_root(&self) -> PathBuf {
+        self.mounts.first().map(|(_, mount)| mount.clone()).unwrap_or_default()
     }
 
     /// Names of the controllers that limits can be set with.
     pub(crate) fn controllers(&self) -> Vec<String> {
         match self.mode {
-            CgroupMode::V2 => std::fs::read_to_string(Path::new(UNIFIED_MOUNTPOINT).join("cgroup.controllers"))
+            CgroupMode::V2 => std::fs::read_to_string(self.v2_root().join("cgroup.controllers"))
                 .map(|text| text.split_whitespace().map(str::to_owned).collect())
                 .unwrap_or_default(),
             _ => self.mounts.iter().map(|(name, _)| (*name).to_owned()).collect(),
@@ -92,19 +114,19 @@ impl Cgroups {
         dirs
     }
 
-    /// Makes a cgroup with its parents; an existing one is fine.
-    pub(crate) fn create(&self, path: &str) -> Result<()> {
+    /// Makes a cgroup with its parents, fit for these limits; an existing one is fine.
+    pub(crate) fn create(&self, path: &str, resources: &Resources) -> Result<()> {
         let full = self.full(path);
         match self.mode {
             CgroupMode::None => Ok(()),
             CgroupMode::V1 => {
-                let names = self.mounts.iter().map(|(name, _)| (*name).to_owned()).collect();
-                Cgroup::new_with_specified_controllers(Box::new(V1::new()), &full, Some(names))
+                let names = self.mounts.iter().filter(|(name, _)| needs(resources, name)).map(|(name, _)| (*name).to_owned()).collect();
+                Cgroup::new_with_specified_controllers(Box::new(self.v1.clone()), &full, Some(names))
                     .map(drop)
                     .map_err(|error| failed(&full, error))
             }
             CgroupMode::V2 => {
-                let mut dir = PathBuf::from(UNIFIED_MOUNTPOINT);
+                let mut dir = self.v2_root();
                 for part in full.split('/').filter(|part| !part.is_empty()) {
                     // One by one: a controller that is missing or in use elsewhere must not keep the others away.
                     for controller in V2_CONTROLLERS {
@@ -126,6 +148,7 @@ impl Cgroups {
     /// # Errors
     /// A value that the kernel refuses.
     pub(crate) fn apply(&self, path: &str, resources: &Resources) -> Result<()> {
+        self.extend(path, resources)?;
         let writes = match self.mode {
             CgroupMode::None => return Ok(()),
             CgroupMode::V1 => limits::v1(resources),
@@ -145,15 +168,41 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Refuses all devices but the usual ones and `devices` (v1).
+    /// Brings a living v1 cgroup into hierarchies that its new limits need.
+    fn extend(&self, path: &str, resources: &Resources) -> Result<()> {
+        if self.mode != CgroupMode::V1 {
+            return Ok(());
+        }
+        let missing = |controller: &&str| needs(resources, controller) && self.dir(controller, path).is_some_and(|dir| !dir.exists());
+        let missing: Vec<&str> = RARE.iter().copied().filter(missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.create(path, resources)?;
+        let Some(list) = self.dir("pids", path).map(|dir| dir.join("cgroup.procs")) else { return Ok(()) };
+        for pid in std::fs::read_to_string(list).unwrap_or_default().lines() {
+            for dir in missing.iter().filter_map(|controller| self.dir(controller, path)) {
+                // It may have ended meanwhile.
+                let _ = self.sys.write_cgroup(&dir.join("cgroup.procs"), pid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses all devices but the usual ones and `devices`; a warning when the kernel can't.
     pub(crate) fn restrict_devices(&self, path: &str, devices: &[(char, u32, u32, String)]) {
+        if self.mode == CgroupMode::V2 {
+            let Some(dir) = self.dir("", path) else { return };
+            let program = devices::program(&devices::rules(devices));
+            if let Err(error) = self.sys.attach_device_filter(&dir, &program) {
+                tracing::warn!(path, %error, "Device access was not restricted");
+            }
+            return;
+        }
         let (CgroupMode::V1, Some(dir)) = (self.mode, self.dir("devices", path)) else { return };
         let _ = self.sys.write_cgroup(&dir.join("devices.deny"), "a");
-        for rule in limits::DEVICES {
-            let _ = self.sys.write_cgroup(&dir.join("devices.allow"), rule);
-        }
-        for (kind, major, minor, access) in devices {
-            let _ = self.sys.write_cgroup(&dir.join("devices.allow"), &format!("{kind} {major}:{minor} {access}"));
+        for rule in devices::rules(devices) {
+            let _ = self.sys.write_cgroup(&dir.join("devices.allow"), &rule.to_string());
         }
     }
 
@@ -161,7 +210,10 @@ impl Cgroups {
     pub(crate) fn join(&self, path: &str) -> CgroupJoin {
         match self.mode {
             CgroupMode::None => CgroupJoin::default(),
-            CgroupMode::V1 => CgroupJoin { procs: self.dirs(path).iter().map(|dir| dir.join("cgroup.procs")).collect(), v2_dir: None },
+            CgroupMode::V1 => {
+                let procs = self.dirs(path).iter().map(|dir| dir.join("cgroup.procs")).filter(|file| file.exists()).collect();
+                CgroupJoin { procs, v2_dir: None }
+            }
             CgroupMode::V2 => CgroupJoin { procs: Vec::new(), v2_dir: self.dirs(path).pop() },
         }
     }
@@ -177,7 +229,7 @@ impl Cgroups {
         match self.mode {
             CgroupMode::None => None,
             CgroupMode::V2 => self.dir("", path).map(|dir| dir.join("cgroup.kill")),
-            CgroupMode::V1 => self.dir("freezer", path).or_else(|| self.dir("pids", path)).map(|dir| dir.join("cgroup.procs")),
+            CgroupMode::V1 => self.dir("pids", path).or_else(|| self.dir("memory", path)).map(|dir| dir.join("cgroup.procs")),
         }
     }
 

@@ -55,7 +55,6 @@ pub(crate) fn probe(proc: &Path, cgroups: &Cgroups, capabilities: u64) -> Kernel
         let missing = features.cgroup != CgroupMode::None && !features.controllers.iter().any(|name| name == wanted);
         warn(missing, &format!("The {wanted} controller is missing: its limits are not enforced"));
     }
-    warn(features.cgroup == CgroupMode::V2, "Device access is not filtered on cgroup v2");
     warn(!features.user_namespaces, "User namespaces can not be made");
     warn(!features.seccomp, "System call filters can not be installed: containers run unconfined");
     warn(!features.sys_resource, "CAP_SYS_RESOURCE is missing: oom_score_adj is not lowered and hard limits are clamped");

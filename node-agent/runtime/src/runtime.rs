@@ -95,9 +95,13 @@ impl Runtime {
     /// # Errors
     /// When the state directory or the shim's program can't be made.
     pub fn new(config: RuntimeConfig) -> Result<Runtime> {
+        let cgroups = Cgroups::find(&config.cgroup_parent, config.sys.clone());
+        Runtime::with_cgroups(config, cgroups)
+    }
+
+    fn with_cgroups(config: RuntimeConfig, cgroups: Cgroups) -> Result<Runtime> {
         std::fs::create_dir_all(&config.root_dir).map_err(Error::io("creating", &config.root_dir))?;
         let program = config.sys.shim_program(shim::PROGRAM).map_err(Error::io("creating the shim's program", "memfd"))?;
-        let cgroups = Cgroups::find(&config.cgroup_parent, config.sys.clone());
         let capabilities = capabilities::available();
         let features = probe(Path::new("/proc"), &cgroups, capabilities);
         for warning in &features.warnings {

@@ -55,7 +55,7 @@ impl Connection {
         loop {
             let wanted = match bytes.first_chunk::<4>() {
                 None => 4,
-                Some(length) => 4 + usize::try_from(u32::from_le_bytes(*length)).map_err(|_| ErrorKind::InvalidData)?,
+                Some(length) => 4 + usize::try_from(u32::from_le_bytes(*length)).map_err(|_too_long| ErrorKind::InvalidData)?,
             };
             if wanted > MESSAGE_MAX + 4 {
                 return Err(ErrorKind::InvalidData.into());

@@ -1,5 +1,7 @@
 //! Real containers of a static busybox. Needs root; cleans up after itself.
 
+#![expect(clippy::unwrap_used, reason = "a test that can not go on panics")]
+
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -284,6 +286,9 @@ fn limits_reach_the_kernel() {
     world.runtime.update_container_resources(&id, &Resources { memory_limit_bytes: Some(128 << 20), ..Resources::default() }).unwrap();
     assert_eq!(world.runtime.container_stats(&id).unwrap().memory_limit_bytes, Some(128 << 20));
     assert!(world.runtime.sandbox_stats("pod").unwrap().memory_usage_bytes > 0);
+    world.runtime.update_container_resources(&id, &Resources { cpuset_cpus: Some("0".into()), ..Resources::default() }).unwrap();
+    let pid = world.runtime.container(&id).unwrap().pid.unwrap();
+    assert!(std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains("Cpus_allowed_list:\t0\n"));
 }
 
 #[test]
@@ -690,11 +695,11 @@ fn pods_with_users_of_their_own() {
     let user_namespace = Some(UserNamespace { uid_mappings: mappings.clone(), gid_mappings: mappings });
     world.runtime.create_sandbox(SandboxSpec { user_namespace, ..world.pod() }).unwrap();
     let mut spec =
-        world.sh("id -u; cat /proc/self/uid_map | tr -s ' '; busybox ip link set lo down && echo owns the network; exec sleep 1000");
+        world.sh("id -u; touch /root/mine; busybox stat -c %u / /bin/busybox /root/mine; cat /proc/self/uid_map | tr -s ' '; busybox ip link set lo down && echo owns the network; exec sleep 1000");
     spec.capabilities = Capabilities::Default { add: vec!["NET_ADMIN".into()], drop: vec![] };
     let id = world.start(spec);
     wait_for(|| world.log(&id).contains("owns"));
-    assert_eq!(world.log(&id), "0\n 0 200000 65536\nowns the network\n");
+    assert_eq!(world.log(&id), "0\n0\n0\n0\n 0 200000 65536\nowns the network\n");
     let pid = world.runtime.container(&id).unwrap().pid.unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Uid:\t200000\t200000"), "{status}");

@@ -12,21 +12,6 @@ pub(super) struct Write {
     pub(super) retry: bool,
 }
 
-/// Devices that every container may use (and make nodes of).
-pub(super) const DEVICES: [&str; 11] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-];
-
 fn write(controller: &'static str, file: impl Into<String>, value: impl ToString) -> Write {
     Write { controller, file: file.into(), value: value.to_string(), retry: false }
 }

@@ -234,7 +234,7 @@ impl Inner {
     fn start(&self, sandbox: &Sandbox, container: &Container) -> Result<(u32, u64, Vec<String>)> {
         let spec = &container.spec;
         let cgroup = Self::container_cgroup(&sandbox.spec, &spec.id);
-        self.cgroups.create(&cgroup)?;
+        self.cgroups.create(&cgroup, &spec.resources)?;
         self.cgroups.apply(&cgroup, &spec.resources)?;
         if !spec.privileged {
             self.cgroups.restrict_devices(&cgroup, &device_rules(&spec.devices));

@@ -144,9 +144,9 @@ impl Inner {
         }
         let stored = Stored { created_at_ns: nanoseconds(sandbox.created_at), spec: spec.as_ref().clone() };
         records::store(&dir.join("sandbox.json"), &stored)?;
-        self.cgroups.create(&Self::sandbox_cgroup(spec))?;
+        self.cgroups.create(&Self::sandbox_cgroup(spec), &spec.resources)?;
         self.cgroups.apply(&Self::sandbox_cgroup(spec), &spec.resources)?;
-        self.cgroups.create(&Self::shim_cgroup(&spec.id))?;
+        self.cgroups.create(&Self::shim_cgroup(&spec.id), &Resources::default())?;
         let listener = sys.listen(dir).map_err(sandbox.failed("listening"))?;
         let log_path = dir.join("shim.log");
         let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(Error::io("opening", &log_path))?;

@@ -1,10 +1,13 @@
 //! What is left when a call fails: nothing. Needs root, like everything that makes namespaces.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Runtime, RuntimeConfig};
+use crate::cgroup::Cgroups;
 use crate::error::Error;
-use crate::spec::{ContainerSpec, RootfsSpec, SandboxSpec};
+use crate::spec::{ContainerSpec, ExecSpec, RootfsSpec, SandboxSpec};
 use crate::sys::fake::Fake;
 
 struct World {
@@ -19,6 +22,17 @@ impl World {
         let parent = format!("tritest-unit-{name}-{}", std::process::id());
         let config = RuntimeConfig { root_dir: dir.path().join("state"), cgroup_parent: parent, sys: fake.clone() };
         World { runtime: Runtime::new(config).unwrap(), fake, dir }
+    }
+
+    /// The same on the v2 hierarchy, which has no controllers on a hybrid machine.
+    fn unified(name: &str) -> World {
+        let (fake, dir) = (Fake::new(), tempfile::Builder::new().prefix("tritest").tempdir().unwrap());
+        let parent = format!("tritest-unit-{name}-{}", std::process::id());
+        let mount =
+            ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new).into_iter().find(|dir| dir.join("cgroup.controllers").exists());
+        let cgroups = Cgroups::v2_at(mount.expect("a v2 hierarchy"), &parent, fake.clone());
+        let config = RuntimeConfig { root_dir: dir.path().join("state"), cgroup_parent: parent, sys: fake.clone() };
+        World { runtime: Runtime::with_cgroups(config, cgroups).unwrap(), fake, dir }
     }
 
     fn spec() -> SandboxSpec {
@@ -88,4 +102,29 @@ fn wrong_names_are_refused() {
     assert!(matches!(world.runtime.create_sandbox(spec), Err(Error::InvalidSpec { .. })));
     assert!(matches!(world.runtime.stop_sandbox("none"), Err(Error::SandboxNotFound { .. })));
     assert!(world.runtime.remove_sandbox("none").is_ok() && world.runtime.remove_container("none").is_ok());
+}
+
+#[test]
+fn the_v2_hierarchy_serves_as_well() {
+    let world = World::unified("v2");
+    let image = world.dir.path().join("image");
+    std::fs::create_dir_all(image.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
+    world.runtime.create_sandbox(World::spec()).unwrap();
+    let args = ["/bin/busybox", "sleep", "1000"].map(str::to_owned).to_vec();
+    let spec = ContainerSpec { id: "c".into(), args, rootfs: RootfsSpec::directory(image), ..ContainerSpec::default() };
+    world.runtime.create_container("pod", spec).unwrap();
+    let pid = world.runtime.start_container("c").unwrap().pid.unwrap();
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(cgroups.lines().any(|line| line.starts_with("0::/tritest-unit-v2") && line.ends_with("/pods/pod/c")), "{cgroups}");
+    let shown = |args: &[&str]| {
+        let done = world.runtime.exec_sync("c", ExecSpec::command(args.iter().copied()), Some(Duration::from_secs(20)), 1 << 16).unwrap();
+        (String::from_utf8(done.stdout).unwrap(), done.exit_code)
+    };
+    // Its own cgroup is the root of what it sees, an exec is in it, and it can not open the host's devices.
+    assert_eq!(shown(&["/bin/busybox", "cat", "/sys/fs/cgroup/cgroup.procs"]).0.lines().count(), 2);
+    assert_eq!(shown(&["/bin/busybox", "sh", "-c", "/bin/busybox mknod /dev/k c 1 11 && : < /dev/k"]).1, 1);
+    world.runtime.stop_container("c", None, Duration::ZERO).unwrap();
+    world.runtime.remove_sandbox("pod").unwrap();
+    assert_eq!(world.state(), 0);
 }

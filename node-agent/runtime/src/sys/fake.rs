@@ -68,6 +68,9 @@ impl Sys for Fake {
     fn create_dir(&self, path: &Path) -> Result<()> {
         self.pass("create_dir").and_then(|()| self.real.create_dir(path))
     }
+    fn attach_device_filter(&self, cgroup: &Path, program: &[u64]) -> Result<()> {
+        self.pass("attach_device_filter").and_then(|()| self.real.attach_device_filter(cgroup, program))
+    }
     fn write_cgroup(&self, path: &Path, value: &str) -> Result<()> {
         self.pass("write_cgroup").and_then(|()| self.real.write_cgroup(path, value))
     }

@@ -17,6 +17,11 @@ use nix::sys::socket::{
     sendmsg, socket,
 };
 
+/// A pointer as the kernel takes it inside structures.
+fn address_of(pointer: *const u8) -> u64 {
+    u64::try_from(pointer.addr()).unwrap_or(0)
+}
+
 /// The running kernel.
 pub(super) struct Linux;
 
@@ -138,6 +143,47 @@ impl super::Sys for Linux {
             std::fs::create_dir_all(parent)?;
         }
         std::fs::create_dir(path)
+    }
+
+    fn attach_device_filter(&self, cgroup: &Path, program: &[u64]) -> Result<()> {
+        /// `union bpf_attr` for BPF_PROG_LOAD, as far as it is used.
+        #[repr(C)]
+        struct Load {
+            kind: u32,
+            count: u32,
+            program: u64,
+            license: u64,
+            rest: [u64; 13],
+        }
+        /// `union bpf_attr` for BPF_PROG_ATTACH.
+        #[repr(C)]
+        struct Attach {
+            target: i32,
+            program: i32,
+            kind: u32,
+            flags: u32,
+            rest: [u64; 14],
+        }
+        const PROG_LOAD: i64 = 5;
+        const PROG_ATTACH: i64 = 8;
+        const CGROUP_DEVICE_PROGRAM: u32 = 15;
+        const CGROUP_DEVICE: u32 = 6;
+        const ALLOW_MULTI: u32 = 2;
+        let dir = File::open(cgroup)?;
+        let count = u32::try_from(program.len()).map_err(|_too_long| Error::from_raw_os_error(libc::E2BIG))?;
+        let license = address_of(c"Apache-2.0".as_ptr().cast());
+        let load = Load { kind: CGROUP_DEVICE_PROGRAM, count, program: address_of(program.as_ptr().cast()), license, rest: [0; 13] };
+        // SAFETY: `load` has the layout of `union bpf_attr`; the program and the licence it points to live over the call, and the kernel only
+        // reads them. No library in use offers this call.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(Error::last_os_error)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        let filter = unsafe { OwnedFd::from_raw_fd(fd) };
+        let attach =
+            Attach { target: dir.as_raw_fd(), program: filter.as_raw_fd(), kind: CGROUP_DEVICE, flags: ALLOW_MULTI, rest: [0; 14] };
+        // SAFETY: `attach` has the layout of `union bpf_attr` and lives over the call; both descriptors in it are open.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attach, size_of::<Attach>()) };
+        if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
     fn write_cgroup(&self, path: &Path, value: &str) -> Result<()> {

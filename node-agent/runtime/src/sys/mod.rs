@@ -35,6 +35,8 @@ pub trait Sys: Send + Sync {
     fn readable(&self, fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Vec<usize>>;
     /// Creates a directory that must not exist, with parents.
     fn create_dir(&self, path: &Path) -> Result<()>;
+    /// Makes a BPF program decide about the devices of a v2 cgroup, beside those that decide already.
+    fn attach_device_filter(&self, cgroup: &Path, program: &[u64]) -> Result<()>;
     /// Writes a file of a cgroup.
     fn write_cgroup(&self, path: &Path, value: &str) -> Result<()>;
 }
