@@ -38,19 +38,22 @@ impl Store {
     /// # Errors
     /// The file system refused; what was removed before stays removed and the store is consistent.
     pub fn gc(&self, now: SystemTime) -> Result<Collected, StoreError> {
-        let trash = self.path("ingest/trash");
-        fs::create_dir_all(&trash).during("create", &trash)?;
+        let base = self.path("ingest/trash");
+        fs::create_dir_all(&base).during("create", &base)?;
         let mut collected = Collected::default();
-        {
+        let trash = {
             let guard = self.lock_exclusive()?;
+            self.collect_remains(now)?;
+            let trash = tempfile::Builder::new().prefix("gc-").tempdir_in(&base).during("create a directory in", &base)?;
             let leased = self.leased(&guard)?;
             let live = self.live(&guard, &leased, now)?;
             self.collect_blobs(&live, &mut collected)?;
-            self.collect_layers(&live, &leased, &trash, &mut collected)?;
-            self.collect_remains(now)?;
+            self.collect_layers(&live, &leased, trash.path(), &mut collected)?;
             self.inner.parsed.lock().retain(|target, _| live.blobs.contains(target.hex()));
-        }
-        fs::remove_dir_all(&trash).during("remove", &trash)?;
+            trash
+        };
+        // Outside the lock: a layer may have many thousand files.
+        trash.close().during("remove", &base)?;
         Ok(collected)
     }
 
@@ -140,15 +143,20 @@ impl Store {
         Ok(())
     }
 
-    /// Files of interrupted operations. Those of running ones are young or locked.
+    /// What interrupted operations left. Files of running ones are young, because they are written to.
     fn collect_remains(&self, now: SystemTime) -> Result<(), StoreError> {
-        for directory in [self.path("ingest"), self.path("uploads")] {
+        for directory in [self.path("ingest"), self.path("ingest/trash"), self.path("uploads")] {
             for name in file_names(&directory)? {
                 let path = directory.join(&name);
                 let Ok(meta) = fs::metadata(&path) else { continue };
                 let rested = meta.modified().ok().and_then(|modified| now.duration_since(modified).ok()).unwrap_or_default();
-                if meta.is_file() && rested > UPLOAD_GRACE {
+                if rested <= UPLOAD_GRACE {
+                    continue;
+                }
+                if meta.is_file() {
                     fs::remove_file(&path).during("remove", &path)?;
+                } else if name.starts_with("gc-") {
+                    fs::remove_dir_all(&path).during("remove", &path)?;
                 }
             }
         }

@@ -11,6 +11,7 @@ mod clock;
 mod compression;
 mod credentials;
 mod digest;
+mod download;
 mod error;
 mod export;
 mod gc;

@@ -189,12 +189,13 @@ impl Extraction<'_> {
 /// The header's attributes, with what PAX records add or replace.
 fn attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Attributes> {
     let header = entry.header();
+    let fields = header.as_old();
     let id = |number: u64| u32::try_from(number).unwrap_or(u32::MAX - 1);
     let mut attributes = Attributes {
-        mode: header.mode()? & 0o7777,
-        uid: id(header.uid()?),
-        gid: id(header.gid()?),
-        mtime: (i64::try_from(header.mtime()?).unwrap_or(0), 0),
+        mode: u32::try_from(blank_is_zero(&fields.mode, header.mode().map(u64::from))? & 0o7777).unwrap_or(0),
+        uid: id(blank_is_zero(&fields.uid, header.uid())?),
+        gid: id(blank_is_zero(&fields.gid, header.gid())?),
+        mtime: (i64::try_from(blank_is_zero(&fields.mtime, header.mtime())?).unwrap_or(0), 0),
         xattrs: Vec::new(),
     };
     let Some(records) = entry.pax_extensions()? else { return Ok(attributes) };
@@ -216,6 +217,11 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Attributes> {
         }
     }
     Ok(attributes)
+}
+
+/// Some tools leave fields blank where they mean 0.
+fn blank_is_zero(field: &[u8], parsed: io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { parsed }
 }
 
 fn number(text: &[u8]) -> Option<u32> {
