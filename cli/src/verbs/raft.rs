@@ -71,6 +71,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     })
 }
 
+/// A number as text, so that it can be aligned.
+fn number(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
 fn show(rows: &[(String, Result<Value, trierarch_client::Error>)], output: &str) -> anyhow::Result<()> {
     if output == "json" {
         let all: serde_json::Map<String, Value> = rows
@@ -90,12 +95,12 @@ fn show(rows: &[(String, Result<Value, trierarch_client::Error>)], output: &str)
                 "{:<8}{:<11}{:>6}{:>8}{:>10}{:>11}{:>10}{:>11}",
                 name,
                 status["role"].as_str().unwrap_or_default(),
-                status["term"],
+                number(&status["term"]),
                 status["leader"].as_u64().map_or_else(|| "-".to_owned(), |id| id.to_string()),
-                status["last_log"],
-                status["committed"],
-                status["applied"],
-                status["revision"]
+                number(&status["last_log"]),
+                number(&status["committed"]),
+                number(&status["applied"]),
+                number(&status["revision"])
             ),
             Err(error) => println!("{name:<8}{error}"),
         }
