@@ -125,6 +125,8 @@ fn other_names_are_forwarded_and_kept() {
             socket.send_to(&answer.to_vec().unwrap(), from).unwrap();
         }
     });
+    // A server that hears and never answers, and one that does.
+    let _silent = world.outside.run(|| std::net::UdpSocket::bind((OUTSIDE, 9)).unwrap());
     let nobody = SocketAddr::from((OUTSIDE, 9));
     let (_services, _stop) = start(&world.one.space, vec![nobody, SocketAddr::from((OUTSIDE, 5353))]);
     let first = udp(&pod, &query("www.example.test.", RecordType::A));

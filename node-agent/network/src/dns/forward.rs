@@ -15,10 +15,13 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
+    task::JoinSet,
     time::{Instant, timeout},
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// A server that has not answered by then may be dead: the next is asked, too.
+const HESITATION: Duration = Duration::from_millis(300);
 /// Upstream's CoreDNS configuration keeps answers no longer either.
 const KEPT_SECONDS_MAX: u32 = 30;
 const ENTRIES_MAX: usize = 10_000;
@@ -50,16 +53,29 @@ impl Forwarder {
         if let Some(kept) = key.as_ref().and_then(|key| self.kept(key, query)) {
             return Some(kept);
         }
-        for _round in 0..2 {
-            for upstream in &self.upstreams {
-                let Ok(Ok(answer)) = timeout(ANSWER_WITHIN, ask_one(*upstream, query)).await else { continue };
-                if let Some(key) = key {
-                    self.keep(key, &answer);
-                }
+        let answer = self.ask_in_turn(query).await?;
+        if let Some(key) = key {
+            self.keep(key, &answer);
+        }
+        Some(answer)
+    }
+
+    /// Asks one server after the other, twice round, and the next one as soon as an earlier one fails or hesitates; the first answer counts.
+    async fn ask_in_turn(&self, query: &Message) -> Option<Message> {
+        let mut waiting = self.upstreams.iter().chain(&self.upstreams).copied();
+        let mut asked = JoinSet::new();
+        loop {
+            if let Some(upstream) = waiting.next() {
+                let query = query.clone();
+                asked.spawn(async move { timeout(ANSWER_WITHIN, ask_one(upstream, &query)).await.ok()?.ok() });
+            } else if asked.is_empty() {
+                return None;
+            }
+            let hesitation = if waiting.size_hint().0 > 0 { HESITATION } else { ANSWER_WITHIN };
+            if let Ok(Some(Ok(Some(answer)))) = timeout(hesitation, asked.join_next()).await {
                 return Some(answer);
             }
         }
-        None
     }
 
     fn kept(&self, key: &Key, query: &Message) -> Option<Message> {
