@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         pods.push(begin.elapsed());
         runtime.remove_sandbox(&pod)?;
     }
-    runtime.remove_sandbox("pod")?;
+    runtime.purge()?;
     report("container create + start", &mut starts);
     report("container create + start + delete", &mut whole);
     report("sandbox and container, create + start", &mut pods);

@@ -172,7 +172,12 @@ fn execute(plan: &ProcessPlan, report: &Report) -> Failure {
             return Err(Failure { step: "exec".into(), errno: 22, message: "args must not be empty".into() });
         };
         let path = plan.env.iter().rev().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH=")).unwrap_or_default();
-        Ok((find_program(name, path)?, c_strings(&plan.args)?, c_strings(&plan.env)?))
+        let mut env = plan.env.clone();
+        if !env.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")) {
+            let home = std::fs::read_to_string("/etc/passwd").ok().and_then(|passwd| home_of(plan.uid, &passwd));
+            env.push(format!("HOME={}", home.as_deref().unwrap_or("/")).into());
+        }
+        Ok((find_program(name, path)?, c_strings(&plan.args)?, c_strings(&env)?))
     };
     let (program, args, env) = match steps() {
         Ok(found) => found,
@@ -189,6 +194,12 @@ fn execute(plan: &ProcessPlan, report: &Report) -> Failure {
         Err(error) => error,
     };
     failure("exec", format!("exec {}", program.display()))(error)
+}
+
+fn home_of(uid: u32, passwd: &str) -> Option<String> {
+    let mut entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let entry = entries.find(|fields| fields.get(2).is_some_and(|id| id.parse() == Ok(uid)))?;
+    entry.get(5).filter(|home| !home.is_empty()).map(|&home| home.to_owned())
 }
 
 /// The file that a shell would run for `name`; messages as Go's `os/exec` words them.

@@ -152,6 +152,7 @@ macro_rules! wire_enums {
     ($($(#[$meta:meta])* enum $name:ident { $($(#[$variant_meta:meta])* $tag:literal $variant:ident { $($field:ident: $type:ty),* },)* })*) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
+        #[allow(clippy::large_enum_variant, reason = "messages live for one call")]
         pub(crate) enum $name { $($(#[$variant_meta])* $variant { $($field: $type),* },)* }
         impl Wire for $name {
             fn put(&self, out: &mut Vec<u8>) {

@@ -289,14 +289,15 @@ fn mount_step(mount: &Mount) -> Result<Step> {
     })
 }
 
-fn env_with_defaults(env: &[String]) -> Vec<OsString> {
+/// The environment; the shim adds `HOME` from the container's own `/etc/passwd`.
+fn env_with_defaults(env: &[String], hostname: &str) -> Vec<OsString> {
     let has = |name: &str| env.iter().any(|entry| entry.split('=').next() == Some(name));
     let mut out: Vec<OsString> = Vec::new();
     if !has("PATH") {
         out.push(format!("PATH={DEFAULT_PATH}").into());
     }
-    if !has("HOME") {
-        out.push("HOME=/root".into());
+    if !has("HOSTNAME") && !hostname.is_empty() {
+        out.push(format!("HOSTNAME={hostname}").into());
     }
     // A later value wins, and is put where the name came first.
     let mut seen: Vec<&str> = Vec::new();
@@ -342,7 +343,7 @@ fn process(spec: &ContainerSpec, facts: &Facts<'_>) -> Result<ProcessPlan> {
     }
     let masks = capabilities::masks(spec, spec.user.uid, facts.capabilities)?;
     let filter = if spec.privileged || !facts.seccomp { &Seccomp::Unconfined } else { &spec.seccomp };
-    let mut env = env_with_defaults(&spec.env);
+    let mut env = env_with_defaults(&spec.env, &facts.sandbox.hostname);
     if spec.tty && !spec.env.iter().any(|entry| entry.starts_with("TERM=")) {
         env.push("TERM=xterm".into());
     }
@@ -404,8 +405,8 @@ mod tests {
     #[test]
     fn later_values_of_a_variable_win() {
         let env = ["A=1", "PATH=/bin", "A=2", "HOME=/"].map(str::to_owned);
-        assert_eq!(env_with_defaults(&env), ["A=2", "PATH=/bin", "HOME=/"].map(OsString::from));
-        assert_eq!(env_with_defaults(&[])[1], "HOME=/root");
+        assert_eq!(env_with_defaults(&env, ""), ["A=2", "PATH=/bin", "HOME=/"].map(OsString::from));
+        assert_eq!(env_with_defaults(&[], "box")[1], "HOSTNAME=box");
     }
 
     #[test]

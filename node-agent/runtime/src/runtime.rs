@@ -126,6 +126,17 @@ impl Runtime {
         &self.inner.features
     }
 
+    /// Removes every sandbox and the cgroup that all were below: nothing of this runtime is left but its empty state directory.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; worth retrying.
+    pub fn purge(&self) -> Result<()> {
+        for sandbox in self.list_sandboxes() {
+            self.remove_sandbox(&sandbox.id)?;
+        }
+        self.inner.cgroups.remove("")
+    }
+
     /// Events from now on; each call gives an independent receiver. Look at `list_containers` after subscribing, not before.
     pub fn events(&self) -> Receiver<RuntimeEvent> {
         let (sender, receiver) = channel();

@@ -86,7 +86,7 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Program and arguments; never empty.
     pub args: Vec<String>,
-    /// `KEY=value`, in order. `PATH` defaults to the usual one, `HOME` to the user's home directory in `/etc/passwd`.
+    /// `KEY=value`, in order. `PATH` defaults to the usual one, `HOSTNAME` to the sandbox', `HOME` to the user's directory in `/etc/passwd`.
     pub env: Vec<String>,
     /// Working directory, created when missing; empty means `/`.
     pub cwd: String,

@@ -138,20 +138,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for sandbox in self.runtime.list_sandboxes() {
-            let removed = self.runtime.remove_sandbox(&sandbox.id);
-            if !std::thread::panicking() {
-                removed.unwrap();
-            }
-        }
-        for dir in self.cgroups() {
-            for child in ["pods", "shims"] {
-                let _ = std::fs::remove_dir(dir.join(child));
-            }
-            let removed = std::fs::remove_dir(&dir);
-            if !std::thread::panicking() {
-                removed.unwrap();
-            }
+        let purged = self.runtime.purge();
+        if !std::thread::panicking() {
+            purged.unwrap();
+            assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
         }
     }
 }
@@ -169,6 +159,7 @@ fn args_env_cwd_and_exit_code_arrive() {
     spec.env = vec!["A=1".into(), "A=2".into()];
     spec.cwd = "/made/by/runtime".into();
     let (text, exit) = world.run(spec);
+    assert_eq!(world.output("echo $HOSTNAME"), "box\n");
     assert_eq!(text, "2-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin-/root\n/made/by/runtime\n");
     assert_eq!((exit.code, exit.signal, exit.oom_killed, exit.lost), (7, None, false, false));
 }
@@ -183,10 +174,10 @@ fn each_container_is_pid_1_of_its_own_namespace() {
 #[test]
 fn users_and_groups_are_taken() {
     let world = World::with_pod();
-    let mut spec = world.sh("id; touch /root/x; echo hello > /dev/stdout");
+    let mut spec = world.sh("id; echo $HOME; touch /root/x; echo hello > /dev/stdout");
     spec.user = User { uid: 101, gid: 102, additional_gids: vec![7, 102] };
     let (text, _) = world.run(spec);
-    assert!(text.starts_with("uid=101(web) gid=102 groups=7(logs),102\n"), "{text}");
+    assert!(text.starts_with("uid=101(web) gid=102 groups=7(logs),102\n/home/web\n"), "{text}");
     assert!(text.contains("Permission denied") || text.contains("touch"), "{text}");
     assert!(text.ends_with("hello\n"), "{text}");
 }
@@ -639,7 +630,13 @@ fn a_dead_shim_takes_its_pod_along() {
 #[test]
 fn nothing_is_left_behind() {
     let world = World::new();
-    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains("tritest")).count();
+    let mounts = || {
+        std::fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains(world.dir.path().to_str().unwrap()))
+            .count()
+    };
     world.runtime.create_sandbox(world.pod()).unwrap();
     let shim = world.runtime.sandbox("pod").unwrap().shim_pid.unwrap();
     let id = world.sleeper();

@@ -47,10 +47,10 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         *self.fake.fail.lock() = None;
-        for sandbox in self.runtime.list_sandboxes() {
-            let _ = self.runtime.remove_sandbox(&sandbox.id);
+        let purged = self.runtime.purge();
+        if !std::thread::panicking() {
+            purged.unwrap();
         }
-        let _ = self.runtime.inner.cgroups.remove("");
     }
 }
 
