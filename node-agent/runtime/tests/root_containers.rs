@@ -80,7 +80,8 @@ impl World {
     }
 
     fn sh(&self, script: &str) -> ContainerSpec {
-        self.spec(&["sh", "-c", script])
+        // One stream, because nobody promises an order between two.
+        self.spec(&["sh", "-c", &format!("exec 2>&1; {script}")])
     }
 
     fn start(&self, spec: ContainerSpec) -> String {
@@ -369,7 +370,7 @@ fn a_container_with_a_terminal() {
 #[test]
 fn logs_have_the_cri_format_and_rotate() {
     let world = World::with_pod();
-    let mut spec = world.sh("echo out; echo err >&2; head -c 20000 /dev/zero | tr '\\0' y; echo; busybox printf rest");
+    let mut spec = world.spec(&["sh", "-c", "echo out; echo err >&2; head -c 20000 /dev/zero | tr '\\0' y; echo; busybox printf rest"]);
     spec.log_rotation = LogRotation { max_size_bytes: 0, max_files: 1 };
     let (_, _) = world.run(spec);
     let raw = world.raw_log("c0");
