@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use trierarch_api::{GroupResource, ObjectKey};
+use trierarch_api::ObjectKey;
 
 use crate::action::Report;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, PatchKind};
+use crate::resources::EVENTS;
 
-const EVENTS: GroupResource = GroupResource::new("", "events");
 /// Reports wait here while the API is busy; more are dropped, as Events are best effort.
 const WAITING_MAX: usize = 4096;
 const REMEMBERED_MAX: usize = 4096;

@@ -272,6 +272,10 @@ impl FakeCluster {
         let before = self.get(&key.resource, &key.namespace, &key.name);
         let mut after = Value::clone(&before.ok_or_else(|| ApiError::not_found(&key.resource, &key.name))?.value());
         after["status"] = object["status"].clone();
+        // annotations travel with a status write
+        if let (Some(annotations), Some(metadata)) = (object["metadata"].get("annotations"), after["metadata"].as_object_mut()) {
+            metadata.insert("annotations".to_owned(), annotations.clone());
+        }
         after["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
         self.checked_replace(key, after)
     }

@@ -144,3 +144,97 @@ impl Drop for Handle {
         self.arbiter.stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fake::FakeCluster;
+    use crate::resources::{CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, PODS, SERVICE_ACCOUNTS};
+
+    /// Waits until the condition holds; what is waited for is announced by changes.
+    async fn until(cluster: &FakeCluster, what: &str, holds: impl Fn(&FakeCluster) -> bool) {
+        let mut changes = cluster.subscribe();
+        let waiting = async {
+            while !holds(cluster) {
+                changes.recv().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+    }
+
+    #[actix::test]
+    async fn everything_below_a_deployment_appears_and_goes() {
+        let cluster = FakeCluster::new();
+        let handle = Manager::start(Arc::clone(&cluster) as Arc<dyn Cluster>, crate::clock::system(), Config::default()).await;
+        cluster.add(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}));
+        cluster.add(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}));
+        let deployment = cluster.add(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}},
+                "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+        }));
+        until(&cluster, "there are pods", |cluster| cluster.list(&PODS).len() == 3).await;
+        until(&cluster, "the namespace is furnished", |cluster| {
+            cluster.get(&SERVICE_ACCOUNTS, "default", "default").is_some()
+                && cluster.get(&CONFIG_MAPS, "default", "kube-root-ca.crt").is_some()
+        })
+        .await;
+        until(&cluster, "there is a slice", |cluster| cluster.list(&ENDPOINT_SLICES).len() == 1).await;
+        until(&cluster, "users are told", |cluster| {
+            cluster.list(&EVENTS).iter().any(|event| event.value()["reason"] == "SuccessfulCreate")
+        })
+        .await;
+        cluster.delete(&deployment.key(), crate::cluster::DeleteOptions::default()).await.expect("the deployment can be deleted");
+        until(&cluster, "dependents are gone", |cluster| cluster.list(&PODS).is_empty()).await;
+        handle.stop().await;
+        cluster.add(json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "late"},
+            "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "late"}},
+                "template": {"metadata": {"labels": {"app": "late"}}, "spec": {}}},
+        }));
+        tokio::task::yield_now().await;
+        assert!(cluster.list(&PODS).is_empty() && cluster.list(&DEPLOYMENTS).is_empty(), "nobody acts after the stop");
+    }
+
+    struct Poisoned(std::sync::atomic::AtomicUsize);
+
+    impl Controller for Poisoned {
+        fn name(&self) -> &'static str {
+            "poisoned"
+        }
+
+        fn all(&self, view: &dyn trierarch_api::Snapshot) -> Vec<trierarch_api::ObjectKey> {
+            view.list(&CONFIG_MAPS, None).iter().map(|map| map.key()).collect()
+        }
+
+        fn wake(&self, _: &trierarch_api::snapshot::Change, _: &dyn trierarch_api::Snapshot, _: &mut Vec<trierarch_api::ObjectKey>) {}
+
+        fn decide(&self, key: &trierarch_api::ObjectKey, context: &crate::runner::Context<'_>) -> crate::action::Plan {
+            let tries = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            assert!(key.name != "poison" || tries > 3, "poison");
+            let mut plan = crate::action::Plan::nothing();
+            if let Some(map) = context.view.get(&CONFIG_MAPS, &key.namespace, &key.name)
+                && map.labels.is_empty()
+            {
+                plan.actions.push(crate::action::Action::merge(&map, json!({"metadata": {"labels": {"seen": "yes"}}})));
+            }
+            plan
+        }
+    }
+
+    #[actix::test]
+    async fn a_panic_is_caught_for_its_key_and_tried_again() {
+        let cluster = FakeCluster::new();
+        for name in ["other", "poison"] {
+            cluster.add(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}));
+        }
+        let controllers: Vec<Arc<dyn Controller>> = vec![Arc::new(Poisoned(std::sync::atomic::AtomicUsize::new(0)))];
+        let as_cluster = Arc::clone(&cluster) as Arc<dyn Cluster>;
+        let handle = Manager::start_these(as_cluster, crate::clock::system(), controllers).await;
+        until(&cluster, "both are labelled", |cluster| cluster.list(&CONFIG_MAPS).iter().all(|map| !map.labels.is_empty())).await;
+        handle.stop().await;
+    }
+}

@@ -26,3 +26,5 @@ pub const REPLICA_SETS: GroupResource = GroupResource::new("apps", "replicasets"
 pub const DEPLOYMENTS: GroupResource = GroupResource::new("apps", "deployments");
 /// Leases.
 pub const LEASES: GroupResource = GroupResource::new("coordination.k8s.io", "leases");
+/// Events.
+pub const EVENTS: GroupResource = GroupResource::new("", "events");

@@ -104,8 +104,10 @@ fn decide(rollout: &Rollout, parted: &Parted<'_>, wanted: Wanted, plan: &mut Pla
         return;
     }
     if !recreate {
-        let old: Vec<Size> = parted.old.iter().map(|set| Size { replicas: set.replicas, available: set.available }).collect();
-        let sizes = scale::old_sizes(wanted, Size { replicas: new.replicas, available: new.available }, &old);
+        // pods beyond the size that was asked for are on their way out, whatever the status still says
+        let size = |set: &Set| Size { replicas: set.replicas, available: set.available.min(set.replicas) };
+        let old: Vec<Size> = parted.old.iter().map(|set| size(set)).collect();
+        let sizes = scale::old_sizes(wanted, size(new), &old);
         for (set, size) in parted.old.iter().zip(sizes) {
             if size != set.replicas {
                 plan.actions.extend(resize(rollout, set, size, wanted));

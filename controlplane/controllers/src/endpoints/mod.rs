@@ -2,7 +2,7 @@
 
 mod plan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use trierarch_api::snapshot::Change;
 use trierarch_api::{ObjectKey, Snapshot};

@@ -116,9 +116,8 @@ impl Controller for NodeLifecycle {
         let pods: Vec<Arc<Object>> =
             if silent { context.view.by_term(&PODS, None, &IndexTerm::Node(key.name.clone())) } else { Vec::new() };
         let mut plan = plan(&Watched { node: &node, silent, pods: &pods, evictions_stop: evictions_stop(&nodes) }, context.now);
-        if !silent {
-            plan.look_again_in(self.grace - silent_for);
-        }
+        // a silent node is looked at again because the others may come back, and evictions begin
+        plan.look_again_in(if silent { self.grace } else { self.grace - silent_for });
         plan
     }
 }
