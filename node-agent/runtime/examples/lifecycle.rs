@@ -6,8 +6,8 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use trierarch_runtime::spec::RootfsSpec;
-use trierarch_runtime::{ContainerSpec, Runtime, RuntimeConfig, SandboxSpec};
+use trierarch_runtime::spec::{RootfsSpec, Seccomp};
+use trierarch_runtime::{ContainerSpec, ExecSpec, Runtime, RuntimeConfig, SandboxSpec};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let rounds: u32 = std::env::args().nth(1).map_or(Ok(200), |text| text.parse())?;
@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         rootfs: RootfsSpec::overlay(vec![image.clone()], dir.join(&id).join("upper"), dir.join(&id).join("work")),
         args: ["/bin/busybox", "sleep", "1000"].map(str::to_owned).to_vec(),
         log_path: format!("{id}.log").into(),
+        seccomp: Seccomp::RuntimeDefault,
         id,
         ..ContainerSpec::default()
     };
@@ -49,7 +50,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         pods.push(begin.elapsed());
         runtime.remove_sandbox(&pod)?;
     }
+    runtime.create_container("pod", container("execs".to_owned()))?;
+    runtime.start_container("execs")?;
+    let mut execs = Vec::new();
+    for _ in 0..rounds {
+        let begin = clock();
+        runtime.exec_sync("execs", ExecSpec::command(["/bin/busybox", "true"]), None, 1024)?;
+        execs.push(begin.elapsed());
+    }
     runtime.purge()?;
+    report("exec to its end", &mut execs);
     report("container create + start", &mut starts);
     report("container create + start + delete", &mut whole);
     report("sandbox and container, create + start", &mut pods);

@@ -33,6 +33,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) v1_mounts: Vec<(&'static str, PathBuf)>,
     pub(crate) capabilities: u64,
     pub(crate) seccomp: bool,
+    /// The agent's own, which the shim's is not.
+    pub(crate) oom_score_adj: i32,
     /// Host devices for privileged containers: path, kind, major, minor, mode.
     pub(crate) host_devices: Vec<HostDevice>,
     pub(crate) sandbox: &'a SandboxSpec,
@@ -362,7 +364,7 @@ fn process(spec: &ContainerSpec, facts: &Facts<'_>) -> Result<ProcessPlan> {
         no_new_privileges: spec.no_new_privileges,
         seccomp: seccomp::compile(filter, masks.bounding)?,
         rlimits: spec.rlimits.iter().map(|limit| Ok((rlimit(&limit.kind)?, limit.soft, limit.hard))).collect::<Result<_>>()?,
-        oom_score_adj: spec.oom_score_adj,
+        oom_score_adj: spec.oom_score_adj.or(Some(facts.oom_score_adj)),
         umask: spec.umask.unwrap_or(0o022),
         tty: spec.tty,
         tty_size: None,
@@ -397,6 +399,7 @@ mod tests {
             v1_mounts: vec![("cpuacct", "/sys/fs/cgroup/cpu,cpuacct".into()), ("cpu", "/sys/fs/cgroup/cpu,cpuacct".into())],
             capabilities: u64::MAX >> 23,
             seccomp: true,
+            oom_score_adj: 0,
             host_devices: Vec::new(),
             sandbox,
         }

@@ -46,6 +46,7 @@ struct Inner {
     cgroups: Cgroups,
     features: KernelFeatures,
     capabilities: u64,
+    oom_score_adj: i32,
     program: File,
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
@@ -103,6 +104,7 @@ impl Runtime {
         std::fs::create_dir_all(&config.root_dir).map_err(Error::io("creating", &config.root_dir))?;
         let program = config.sys.shim_program(shim::PROGRAM).map_err(Error::io("creating the shim's program", "memfd"))?;
         let capabilities = capabilities::available();
+        let oom_score_adj = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let features = probe(Path::new("/proc"), &cgroups, capabilities);
         for warning in &features.warnings {
             tracing::warn!(warning, "The kernel or our rights lack something");
@@ -112,6 +114,7 @@ impl Runtime {
             cgroups,
             features,
             capabilities,
+            oom_score_adj,
             program,
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
@@ -181,6 +184,7 @@ impl Inner {
             v1_mounts: self.cgroups.v1_mounts().map(|(name, dir)| (name, dir.to_path_buf())).collect(),
             capabilities: self.capabilities,
             seccomp: self.features.seccomp,
+            oom_score_adj: self.oom_score_adj,
             host_devices: if privileged { host_devices(Path::new("/dev")) } else { Vec::new() },
             sandbox,
         }

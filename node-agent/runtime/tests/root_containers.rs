@@ -286,6 +286,7 @@ fn limits_reach_the_kernel() {
 #[test]
 fn exec_runs_beside_the_first_process() {
     let world = World::with_pod();
+    assert_eq!(world.output("cat /proc/self/oom_score_adj"), std::fs::read_to_string("/proc/self/oom_score_adj").unwrap());
     let mut spec = world.spec(&["sleep", "1000"]);
     spec.env = vec!["A=container".into()];
     spec.cwd = "/tmp".into();
