@@ -61,7 +61,7 @@ enum Wire<'a> {
     Varint(u64),
     Fixed64([u8; 8]),
     Bytes(&'a [u8]),
-    Fixed32([u8; 4]),
+    Fixed32,
 }
 
 impl Wire<'_> {
@@ -70,7 +70,7 @@ impl Wire<'_> {
             Self::Varint(_) => 0,
             Self::Fixed64(_) => 1,
             Self::Bytes(_) => 2,
-            Self::Fixed32(_) => 5,
+            Self::Fixed32 => 5,
         }
     }
 }
@@ -117,7 +117,11 @@ impl<'a> Reader<'a> {
                 let length = self.varint()?;
                 Wire::Bytes(self.take(length)?)
             }
-            5 => Wire::Fixed32(self.array()?),
+            5 => {
+                // no Kubernetes type has a field of this wire type: it is passed over
+                self.array::<4>()?;
+                Wire::Fixed32
+            }
             _ => return Err(ProtobufError::Truncated),
         };
         Ok(Some((tag >> 3, wire)))

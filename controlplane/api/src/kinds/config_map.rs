@@ -95,8 +95,10 @@ mod tests {
         assert!(told(json!({"data": {"a.b": "1"}, "binaryData": {"c": "AAAA"}})).is_empty());
         assert_eq!(
             told(json!({"data": {"a b": "1"}})),
-            ["data[a b]: Invalid value: \"a b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
-              or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"]
+            [
+                "data[a b]: Invalid value: \"a b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
+              or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+            ]
         );
         assert_eq!(told(json!({"data": {"a": "x".repeat(SIZE_MAX + 1)}})), ["<nil>: Too long: may not be more than 1048576 bytes"]);
     }
@@ -109,7 +111,10 @@ mod tests {
         let told: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
-            ["immutable: Forbidden: field is immutable when `immutable` is set", "data: Forbidden: field is immutable when `immutable` is set"]
+            [
+                "immutable: Forbidden: field is immutable when `immutable` is set",
+                "data: Forbidden: field is immutable when `immutable` is set"
+            ]
         );
     }
 }

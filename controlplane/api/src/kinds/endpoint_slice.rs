@@ -40,8 +40,9 @@ pub const RULES: Rules = Rules {
                 None => or(word(port, "name"), "*").to_owned(),
             })
             .collect();
-        let addresses =
-            items(object, "endpoints").flat_map(|endpoint| items(endpoint, "addresses").filter_map(Value::as_str).map(str::to_owned)).collect();
+        let addresses = items(object, "endpoints")
+            .flat_map(|endpoint| items(endpoint, "addresses").filter_map(Value::as_str).map(str::to_owned))
+            .collect();
         vec![
             super::text(object, &["metadata", "name"]).into(),
             word(object, "addressType").into(),

@@ -22,9 +22,7 @@ pub const RULES: Rules = Rules {
     validate,
     warnings: |_| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
     columns: &[NAME_COLUMN, Column::new("Endpoints", "string", "The addresses behind the Service."), AGE_COLUMN],
-    cells: |object, now| {
-        vec![super::text(object, &["metadata", "name"]).into(), addresses(object).into(), age::age(object, now).into()]
-    },
+    cells: |object, now| vec![super::text(object, &["metadata", "name"]).into(), addresses(object).into(), age::age(object, now).into()],
     create_on_update: true,
     ..Rules::PLAIN
 };

@@ -246,6 +246,20 @@ mod tests {
         to_core(&mut event);
         assert_eq!(event, core);
         let now: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
-        assert_eq!(cells(&core, now), [json!("60s"), json!("Normal"), json!("R"), json!("pod/p"), json!(""), json!("c, y"), json!("m"), json!("2m"), json!(3), json!("e")]);
+        assert_eq!(
+            cells(&core, now),
+            [
+                json!("60s"),
+                json!("Normal"),
+                json!("R"),
+                json!("pod/p"),
+                json!(""),
+                json!("c, y"),
+                json!("m"),
+                json!("2m"),
+                json!(3),
+                json!("e")
+            ]
+        );
     }
 }

@@ -104,7 +104,18 @@ mod tests {
         let shown: Vec<Value> = cells(&node, Timestamp::UNIX_EPOCH);
         assert_eq!(
             shown,
-            ["n1", "NotReady,SchedulingDisabled", "worker", "<unknown>", "v1.37.2", "10.1.1.1", "<none>", "Debian", "6.1 (amd64)", "<unknown>"]
+            [
+                "n1",
+                "NotReady,SchedulingDisabled",
+                "worker",
+                "<unknown>",
+                "v1.37.2",
+                "10.1.1.1",
+                "<none>",
+                "Debian",
+                "6.1 (amd64)",
+                "<unknown>"
+            ]
         );
     }
 }

@@ -143,10 +143,12 @@ pub fn qos_class(spec: &Value) -> &'static str {
             "Burstable"
         }
     };
-    if has(spec, "resources") && (super::json::count(&spec["resources"], "limits") + super::json::count(&spec["resources"], "requests") > 0) {
+    if has(spec, "resources") && (super::json::count(&spec["resources"], "limits") + super::json::count(&spec["resources"], "requests") > 0)
+    {
         return judge(&[&spec["resources"]]);
     }
-    let all: Vec<&Value> = items(spec, "containers").chain(items(spec, "initContainers")).map(|container| &container["resources"]).collect();
+    let all: Vec<&Value> =
+        items(spec, "containers").chain(items(spec, "initContainers")).map(|container| &container["resources"]).collect();
     judge(&all)
 }
 
@@ -234,9 +236,7 @@ fn field(pod: &Value, name: &str) -> Option<String> {
         "spec.hostNetwork" => Some(flag(&pod["spec"], "hostNetwork").to_string()),
         "status.phase" => text(&["status", "phase"]),
         "status.podIP" => text(&["status", "podIP"]),
-        "status.podIPs" => {
-            Some(items(&pod["status"], "podIPs").map(|ip| word(ip, "ip")).collect::<Vec<_>>().join(","))
-        }
+        "status.podIPs" => Some(items(&pod["status"], "podIPs").map(|ip| word(ip, "ip")).collect::<Vec<_>>().join(",")),
         "status.nominatedNodeName" => text(&["status", "nominatedNodeName"]),
         _ => None,
     }
@@ -387,7 +387,9 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
 /// Conditions of a table row: finished pods are marked, so that clients may hide them.
 pub fn row_conditions(pod: &Value) -> Vec<Value> {
     match word(&pod["status"], "phase") {
-        "Succeeded" => vec![json!({"type": "Completed", "status": "True", "reason": "Succeeded", "message": "The pod has completed successfully."})],
+        "Succeeded" => {
+            vec![json!({"type": "Completed", "status": "True", "reason": "Succeeded", "message": "The pod has completed successfully."})]
+        }
         "Failed" => vec![json!({"type": "Completed", "status": "True", "reason": "Failed", "message": "The pod failed."})],
         _ => Vec::new(),
     }

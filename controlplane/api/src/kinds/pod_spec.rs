@@ -13,7 +13,8 @@ pub(super) fn default(spec: &mut Value) {
     if !spec.is_object() {
         return;
     }
-    let account = [word(spec, "serviceAccountName"), word(spec, "serviceAccount")].into_iter().find(|name| !name.is_empty()).map(str::to_owned);
+    let account =
+        [word(spec, "serviceAccountName"), word(spec, "serviceAccount")].into_iter().find(|name| !name.is_empty()).map(str::to_owned);
     if let Some(account) = account {
         spec["serviceAccountName"] = Value::from(account.clone());
         spec["serviceAccount"] = Value::from(account);

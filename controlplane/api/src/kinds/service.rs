@@ -180,20 +180,26 @@ fn carry_allocations(spec: &mut Value, before: &Value) {
         }
     }
     if needs_node_port(before) && needs_node_port(spec) {
-        let known: Vec<(i64, String, i64)> =
-            items(before, "ports").map(|port| (number(port, "port"), word(port, "protocol").to_owned(), number(port, "nodePort"))).collect();
+        let known: Vec<(i64, String, i64)> = items(before, "ports")
+            .map(|port| (number(port, "port"), word(port, "protocol").to_owned(), number(port, "nodePort")))
+            .collect();
         let used = node_ports(spec);
         for port in items_mut(spec, "ports") {
             if number(port, "nodePort") == 0
-                && let Some((_, _, node_port)) =
-                    known.iter().find(|(n, protocol, node_port)| *n == number(port, "port") && protocol == word(port, "protocol") && !used.contains(node_port))
+                && let Some((_, _, node_port)) = known.iter().find(|(n, protocol, node_port)| {
+                    *n == number(port, "port") && protocol == word(port, "protocol") && !used.contains(node_port)
+                })
                 && *node_port != 0
             {
                 set(port, "nodePort", *node_port);
             }
         }
     }
-    if needs_health_port(before) && needs_health_port(spec) && number(spec, "healthCheckNodePort") == 0 && has(before, "healthCheckNodePort") {
+    if needs_health_port(before)
+        && needs_health_port(spec)
+        && number(spec, "healthCheckNodePort") == 0
+        && has(before, "healthCheckNodePort")
+    {
         set(spec, "healthCheckNodePort", before["healthCheckNodePort"].clone());
     }
 }
@@ -321,9 +327,6 @@ mod tests {
         new["spec"]["type"] = json!("ExternalName");
         new["spec"]["externalName"] = json!("example.com");
         prepare_update(&mut new, &old, &facts());
-        assert_eq!(
-            new["spec"],
-            json!({"type": "ExternalName", "externalName": "example.com", "ports": [{"port": 80, "protocol": "TCP"}]})
-        );
+        assert_eq!(new["spec"], json!({"type": "ExternalName", "externalName": "example.com", "ports": [{"port": 80, "protocol": "TCP"}]}));
     }
 }
