@@ -57,6 +57,8 @@ struct Shim {
     execs: Vec<i32>,
     /// Connections that wait for everything to be gone.
     leaving: Option<RawFd>,
+    /// The pause process ended by itself.
+    over: bool,
     buffer: Vec<u8>,
 }
 
@@ -138,7 +140,7 @@ impl Shim {
             let ready: Vec<(RawFd, i16)> = fds.iter().filter(|fd| fd.revents != 0).map(|fd| (fd.fd, fd.revents)).collect();
             drop(fds);
             self.handle(&ready);
-            if self.leaving.is_some() && self.try_leave() {
+            if (self.leaving.is_some() || self.over) && self.try_leave() {
                 return Ok(());
             }
         }
@@ -308,20 +310,22 @@ impl Shim {
             }
             Request::Shutdown {} => {
                 self.leaving = Some(client);
-                for container in &self.containers {
-                    if container.exit.is_none() {
-                        let _ = sys::send_signal(container.pid, 9);
-                        container.kill_all(9);
-                    }
-                }
-                if let Some(pid) = self.sandbox.pause_pid {
-                    let _ = sys::send_signal(pid, 9);
-                }
+                self.kill_everything();
                 self.reap();
                 return;
             }
         };
         self.answer(client, &reply, &[]);
+    }
+
+    fn kill_everything(&self) {
+        for container in self.containers.iter().filter(|container| container.exit.is_none()) {
+            let _ = sys::send_signal(container.pid, 9);
+            container.kill_all(9);
+        }
+        if let Some(pid) = self.sandbox.pause_pid {
+            let _ = sys::send_signal(pid, 9);
+        }
     }
 
     fn ready(&self, warnings: Vec<String>) -> Reply {
@@ -411,6 +415,11 @@ impl Shim {
                 }
             } else if self.sandbox.pause_pid == Some(pid) {
                 self.sandbox.pause_pid = None;
+                // Without its first process the shared PID namespace takes no more: the pod is over.
+                if self.leaving.is_none() {
+                    self.over = true;
+                    self.kill_everything();
+                }
             }
         }
     }
@@ -452,6 +461,7 @@ fn main() {
             sandbox: Sandbox::default(),
             execs: Vec::new(),
             leaving: None,
+            over: false,
             buffer: vec![0; 32 * 1024],
         };
         shim.run()

@@ -203,6 +203,12 @@ mod tests {
     }
 
     #[test]
+    fn names_have_numbers() {
+        assert_eq!(table::ALLOWED.iter().find(|name| table::number(name).is_none() && cfg!(target_arch = "x86_64")), None);
+        assert_eq!((table::number("read"), table::number("nonsense")), (Some(libc::SYS_read), None));
+    }
+
+    #[test]
     fn profiles_are_read() {
         let json = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64"],"syscalls":[{"names":["mkdir","nonsense"],"action":"SCMP_ACT_ERRNO","errnoRet":2}]}"#;
         assert_eq!(compile(&Seccomp::Profile(json.to_owned()), 0).unwrap().len(), 1);

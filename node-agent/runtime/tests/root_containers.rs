@@ -626,7 +626,23 @@ fn a_dead_shim_takes_its_pod_along() {
     assert_eq!(world.runtime.sandbox("pod").unwrap().state, SandboxState::NotReady);
     wait_for(|| !Path::new(&format!("/proc/{pid}/ns/net")).exists());
     let lost = RuntimeEvent::SandboxLost { sandbox_id: "pod".into() };
-    assert!(events.into_iter().take(3).any(|event| event == lost));
+    assert!(std::iter::from_fn(|| events.recv_timeout(LONG).ok()).any(|event| event == lost));
+}
+
+#[test]
+fn a_dead_pause_process_ends_the_pod() {
+    let world = World::new();
+    world.runtime.create_sandbox(SandboxSpec { share_process_namespace: true, ..world.pod() }).unwrap();
+    let events = world.runtime.events();
+    let id = world.sleeper();
+    let shim = world.runtime.sandbox("pod").unwrap().shim_pid.unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap();
+    let is_pause = |pid: &&str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"/pause");
+    let pause = children.split_whitespace().find(is_pause).unwrap();
+    std::process::Command::new("/bin/busybox").args(["kill", "-9", pause]).status().unwrap();
+    assert_eq!(world.runtime.wait_container(&id, Some(LONG)).unwrap().unwrap().code, 137);
+    let lost = RuntimeEvent::SandboxLost { sandbox_id: "pod".into() };
+    assert!(std::iter::from_fn(|| events.recv_timeout(LONG).ok()).any(|event| event == lost));
 }
 
 #[test]
