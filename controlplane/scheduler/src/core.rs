@@ -182,7 +182,7 @@ impl Core {
         self.decisions = self.decisions.wrapping_add(1);
         let seed = self.config.seed ^ self.decisions;
         let reserved = self.reserve_for(&pod);
-        let placement = self.search.place(&pod, &self.nodes, seed);
+        let placement = self.search.place(&pod, &mut self.nodes, seed);
         let effect = match placement {
             Placement::On(index) => {
                 let node = self.nodes.rows()[index].name.clone();
@@ -194,7 +194,7 @@ impl Core {
             }
             Placement::Nowhere(refused) => {
                 let helpful = refused.kinds.iter().any(|kind| kind.preemption_may_help());
-                let result = if helpful || refused.nodes > 0 { preempt(&pod, &self.nodes) } else { Err(String::new()) };
+                let result = if helpful || refused.nodes > 0 { preempt(&pod, &mut self.nodes) } else { Err(String::new()) };
                 self.release(reserved);
                 let (message, nominate, victims) = match result {
                     Ok(found) => {

@@ -17,6 +17,7 @@ pub mod scores;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 pub use actor::{Clock, Handle, Scheduler};
 pub use cluster::{Notice, PodId, SchedulerCluster};

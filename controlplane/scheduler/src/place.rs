@@ -40,10 +40,12 @@ pub struct Search {
 
 impl Search {
     /// Chooses. The same nodes, pod, seed and history give the same answer.
-    pub fn place(&mut self, pod: &PodInfo, nodes: &Nodes, seed: u64) -> Placement {
+    pub fn place(&mut self, pod: &PodInfo, nodes: &mut Nodes, seed: u64) -> Placement {
+        nodes.prepare(pod);
+        let nodes = &*nodes;
         let prepared = Prepared::of(pod, nodes);
         let rows = nodes.rows();
-        let fits = |index: usize| rows[index].present && refuse(pod, &rows[index], &prepared).is_none();
+        let fits = |index: usize| rows[index].present && refuse(pod, &rows[index], index, &prepared).is_none();
         if let Some(index) = pod.nominated.as_ref().and_then(|name| nodes.index(name)).filter(|index| fits(*index)) {
             return Placement::On(index);
         }
@@ -101,10 +103,10 @@ fn mix(seed: u64) -> u64 {
 }
 
 /// Asks every node why, which costs nothing while pods find places.
-fn explain(pod: &PodInfo, nodes: &Nodes, prepared: &Prepared) -> Refused {
+fn explain(pod: &PodInfo, nodes: &Nodes, prepared: &Prepared<'_>) -> Refused {
     let mut refused = Refused { nodes: nodes.count(), ..Refused::default() };
-    for row in nodes.rows().iter().filter(|row| row.present) {
-        let Some(refusal) = refuse(pod, row, prepared) else { continue };
+    for (index, row) in nodes.rows().iter().enumerate().filter(|(_, row)| row.present) {
+        let Some(refusal) = refuse(pod, row, index, prepared) else { continue };
         if !refused.kinds.contains(&refusal) {
             refused.kinds.push(refusal);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::filters::{Prepared, refuse};
 use crate::pod::PodInfo;
-use crate::snapshot::{NodeRow, Nodes};
+use crate::snapshot::Nodes;
 
 /// Nodes that are tried in a large cluster.
 const TRIED_MAX: usize = 100;
@@ -22,7 +22,7 @@ pub struct Preemption {
 ///
 /// # Errors
 /// Upstream's text when there is none.
-pub fn preempt(pod: &PodInfo, nodes: &Nodes) -> Result<Preemption, String> {
+pub fn preempt(pod: &PodInfo, nodes: &mut Nodes) -> Result<Preemption, String> {
     let total = nodes.count();
     let refuse_all = |why: &str| Err(format!("preemption: 0/{total} nodes are available: {total} {why}."));
     if !pod.may_preempt {
@@ -34,26 +34,31 @@ pub fn preempt(pod: &PodInfo, nodes: &Nodes) -> Result<Preemption, String> {
     {
         return Err("preemption: not eligible due to a terminating pod on the nominated node.".to_owned());
     }
-    let prepared = Prepared::of(pod, nodes);
+    nodes.prepare(pod);
     let (mut hopeless, mut without_victims) = (0, 0);
     let mut best: Option<(Vec<i64>, Preemption)> = None;
     let mut tried = 0;
-    for row in nodes.rows().iter().filter(|row| row.present) {
-        if !refuse(pod, row, &prepared).is_some_and(super::filters::Refusal::preemption_may_help) {
-            hopeless += 1;
-            continue;
-        }
+    let helpful: Vec<usize> = {
+        let prepared = Prepared::of(pod, nodes);
+        let may_help = |index: &usize| {
+            let row = &nodes.rows()[*index];
+            row.present && refuse(pod, row, *index, &prepared).is_some_and(super::filters::Refusal::preemption_may_help)
+        };
+        (0..nodes.rows().len()).filter(may_help).collect()
+    };
+    hopeless += total - helpful.len();
+    for index in helpful {
         if tried >= TRIED_MAX && best.is_some() {
             break;
         }
-        let Some(victims) = victims(pod, row, nodes) else {
+        let Some(victims) = victims(pod, index, nodes) else {
             without_victims += 1;
             continue;
         };
         tried += 1;
         let cost = cost(&victims);
         if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-            best = Some((cost, Preemption { node: row.name.clone(), victims }));
+            best = Some((cost, Preemption { node: nodes.rows()[index].name.clone(), victims }));
         }
     }
     match best {
@@ -68,47 +73,32 @@ pub fn preempt(pod: &PodInfo, nodes: &Nodes) -> Result<Preemption, String> {
     }
 }
 
-/// The fewest, least important pods of a node whose absence lets the pod in.
-fn victims(pod: &PodInfo, row: &NodeRow, nodes: &Nodes) -> Option<Vec<Arc<PodInfo>>> {
-    let mut lower: Vec<Arc<PodInfo>> = row.pods.iter().filter(|other| other.priority < pod.priority).cloned().collect();
+/// The fewest, least important pods of a node whose absence lets the pod in. The nodes are the same afterwards.
+fn victims(pod: &PodInfo, index: usize, nodes: &mut Nodes) -> Option<Vec<Arc<PodInfo>>> {
+    let name = nodes.rows()[index].name.clone();
+    let mut lower: Vec<Arc<PodInfo>> = nodes.rows()[index].pods.iter().filter(|other| other.priority < pod.priority).cloned().collect();
     if lower.is_empty() {
         return None;
     }
     // most important, and among equals oldest, first: these are put back first
     lower.sort_by(|left, right| right.priority.cmp(&left.priority).then(left.created.cmp(&right.created)).then(left.id.cmp(&right.id)));
-    // only rules between pods depend on more than the one node
-    let between_pods =
-        pod.spread.iter().any(|spread| spread.hard) || !pod.near.is_empty() || !pod.away.is_empty() || nodes.has_anti_affinity();
-    let mut world = between_pods.then(|| nodes.clone());
-    let mut alone = row.clone();
     for victim in &lower {
-        alone.remove(&victim.id);
-        if let Some(world) = &mut world {
-            world.unplace(&victim.id);
-        }
+        nodes.unplace(&victim.id);
     }
-    let fits = |alone: &NodeRow, world: Option<&Nodes>| {
-        let prepared = world.map_or_else(Prepared::default, |world| Prepared::of(pod, world));
-        refuse(pod, alone, &prepared).is_none()
-    };
-    if !fits(&alone, world.as_ref()) {
-        return None;
-    }
+    let fits = |nodes: &Nodes| refuse(pod, &nodes.rows()[index], index, &Prepared::of(pod, nodes)).is_none();
     let mut victims = Vec::new();
+    let possible = fits(nodes);
     for candidate in lower {
-        alone.add(Arc::clone(&candidate));
-        if let Some(world) = &mut world {
-            world.place(&row.name, Arc::clone(&candidate));
-        }
-        if !fits(&alone, world.as_ref()) {
-            alone.remove(&candidate.id);
-            if let Some(world) = &mut world {
-                world.unplace(&candidate.id);
-            }
+        nodes.place(&name, Arc::clone(&candidate));
+        if possible && !fits(nodes) {
+            nodes.unplace(&candidate.id);
             victims.push(candidate);
         }
     }
-    (!victims.is_empty()).then_some(victims)
+    for victim in &victims {
+        nodes.place(&name, Arc::clone(victim));
+    }
+    (possible && !victims.is_empty()).then_some(victims)
 }
 
 /// Lowest highest priority, then lowest sum of priorities, then fewest victims, then the youngest of the most important.

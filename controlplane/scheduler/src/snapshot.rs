@@ -9,6 +9,7 @@ use trierarch_api::Object;
 use crate::cluster::PodId;
 use crate::pod::{HostPort, PodInfo};
 use crate::resources::Resources;
+use crate::topology::{Counts, Index, Sort};
 
 /// A taint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +111,7 @@ pub struct Nodes {
     anti_affine: usize,
     /// Pods on nodes with preferred affinity or anti-affinity, or required affinity.
     opinionated: usize,
+    index: Index,
 }
 
 impl Nodes {
@@ -138,16 +140,37 @@ impl Nodes {
         self.opinionated > 0
     }
 
+    /// Makes sure that what a pod's rules about other pods ask for is counted.
+    pub fn prepare(&mut self, pod: &PodInfo) {
+        let asks = !pod.away.is_empty() || pod.spread.iter().any(|spread| spread.hard);
+        if asks || self.has_anti_affinity() {
+            self.index.prepare(pod, &self.rows);
+        }
+    }
+
+    pub(crate) fn members(&self, sort: &Sort) -> Option<Counts<'_>> {
+        self.index.members(sort)
+    }
+
+    pub(crate) fn refusing(&self, pod: &PodInfo) -> Vec<Counts<'_>> {
+        self.index.refusing(pod).unwrap_or_default()
+    }
+
     /// Creates or refreshes a node.
     pub fn set_node(&mut self, node: &Object) {
         let index = self.row_for(&node.name);
+        if !self.rows[index].present || self.rows[index].labels != node.labels {
+            self.index.forget();
+        }
         self.rows[index].read(node);
     }
 
     /// Forgets a node; its pods stay known until they are gone.
     pub fn remove_node(&mut self, name: &str) {
         let Some(index) = self.index(name) else { return };
+        self.index.forget();
         self.rows[index].present = false;
+        self.rows[index].labels.clear();
         if self.rows[index].pods.is_empty() {
             self.drop_row(index);
         }
@@ -160,6 +183,7 @@ impl Nodes {
         self.placed.insert(pod.id.uid.clone(), index);
         self.anti_affine += usize::from(!pod.away.is_empty());
         self.opinionated += usize::from(!pod.prefers.is_empty() || !pod.near.is_empty());
+        self.index.count(&pod, index, &self.rows, 1);
         self.rows[index].add(pod);
     }
 
@@ -169,6 +193,7 @@ impl Nodes {
         if let Some(pod) = self.rows[index].remove(id) {
             self.anti_affine -= usize::from(!pod.away.is_empty());
             self.opinionated -= usize::from(!pod.prefers.is_empty() || !pod.near.is_empty());
+            self.index.count(&pod, index, &self.rows, -1);
         }
         if !self.rows[index].present && self.rows[index].pods.is_empty() {
             self.drop_row(index);
@@ -185,12 +210,14 @@ impl Nodes {
         if let Some(index) = self.index(name) {
             return index;
         }
+        self.index.forget();
         self.rows.push(NodeRow { name: name.to_owned(), ..NodeRow::default() });
         self.by_name.insert(name.to_owned(), self.rows.len() - 1);
         self.rows.len() - 1
     }
 
     fn drop_row(&mut self, index: usize) {
+        self.index.forget();
         let gone = self.rows.swap_remove(index);
         self.by_name.remove(&gone.name);
         if let Some(moved) = self.rows.get(index) {

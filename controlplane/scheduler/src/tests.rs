@@ -363,6 +363,56 @@ proptest! {
         }
     }
 
+    /// Counts kept while pods come and go agree with the placed pods: a new pod always goes to a least crowded zone.
+    #[test]
+    fn spreading_and_separation_hold_while_pods_come_and_go(steps in proptest::collection::vec((any::<bool>(), 0..20_usize, any::<bool>()), 1..60)) {
+        let mut world = World::new();
+        for index in 0..6 {
+            let mut row = node(&format!("n{index}"), "64");
+            row["status"]["allocatable"]["pods"] = json!("100");
+            row["metadata"]["labels"]["zone"] = json!(format!("z{}", index % 3));
+            world.add_node(&row);
+        }
+        let zone = |node: &str| node.trim_start_matches('n').parse::<usize>().unwrap() % 3;
+        let mut placed: Vec<(Arc<Object>, String, bool)> = Vec::new();
+        for (serial, (add, index, lonely)) in steps.into_iter().enumerate() {
+            if !add && !placed.is_empty() {
+                let (gone, _, _) = placed.remove(index % placed.len());
+                world.remove_pod(&gone);
+                continue;
+            }
+            let app = if lonely { "lonely" } else { "web" };
+            let mut wanted = pod(&format!("p{serial}"), if lonely {
+                json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "lonely"}}}]}}})
+            } else {
+                json!({"topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+                    "labelSelector": {"matchLabels": {"app": "web"}}}]})
+            });
+            wanted["metadata"]["labels"]["app"] = json!(app);
+            let object = world.add_pod(&wanted);
+            let alone = placed.iter().filter(|(_, _, lonely)| *lonely).count();
+            match world.next() {
+                Some(Effect::Bind { node, .. }) => {
+                    if lonely {
+                        prop_assert!(!placed.iter().any(|(_, on, lonely)| *lonely && *on == node));
+                    } else {
+                        let mut crowds = [0; 3];
+                        placed.iter().filter(|(_, _, lonely)| !lonely).for_each(|(_, on, _)| crowds[zone(on)] += 1);
+                        prop_assert_eq!(crowds[zone(&node)], crowds.into_iter().min().unwrap());
+                    }
+                    let bound = world.confirm(&object, &node);
+                    placed.push((bound, node, lonely));
+                }
+                Some(Effect::Refuse { .. }) => {
+                    prop_assert!(lonely && alone == 6, "refused though there was room");
+                    world.remove_pod(&object);
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+
     #[test]
     fn the_same_seed_gives_the_same_places(count in 1..30_usize) {
         let run = || {

@@ -62,22 +62,22 @@ impl Refusal {
 
 /// What is computed once for a pod, before nodes are looked at.
 #[derive(Default)]
-pub struct Prepared {
+pub struct Prepared<'a> {
     /// For topology spreading; `None` when the pod has no hard constraint.
-    pub domains: Option<Domains>,
+    pub domains: Option<Domains<'a>>,
     /// For affinity between pods; `None` when neither the pod nor any other cares.
-    pub neighbours: Option<Neighbours>,
+    pub neighbours: Option<Neighbours<'a>>,
 }
 
-impl Prepared {
-    /// Prepares a pod.
-    pub fn of(pod: &PodInfo, nodes: &Nodes) -> Self {
-        Self { domains: Domains::of(pod, nodes.rows()), neighbours: Neighbours::of(pod, nodes) }
+impl<'a> Prepared<'a> {
+    /// Prepares a pod. The nodes are prepared for it ([`Nodes::prepare`]).
+    pub fn of(pod: &'a PodInfo, nodes: &'a Nodes) -> Self {
+        Self { domains: Domains::of(pod, nodes), neighbours: Neighbours::of(pod, nodes) }
     }
 }
 
-/// The first reason why this node cannot take the pod.
-pub fn refuse(pod: &PodInfo, row: &NodeRow, prepared: &Prepared) -> Option<Refusal> {
+/// The first reason why this node, the row of this index, cannot take the pod.
+pub fn refuse(pod: &PodInfo, row: &NodeRow, index: usize, prepared: &Prepared<'_>) -> Option<Refusal> {
     if let Some(name) = &pod.node
         && *name != row.name
     {
@@ -98,8 +98,8 @@ pub fn refuse(pod: &PodInfo, row: &NodeRow, prepared: &Prepared) -> Option<Refus
     if !fit::fits(pod, row) {
         return Some(Refusal::Resources);
     }
-    if let Some(refusal) = prepared.domains.as_ref().and_then(|domains| domains.refuse(row)) {
+    if let Some(refusal) = prepared.domains.as_ref().and_then(|domains| domains.refuse(row, index)) {
         return Some(refusal);
     }
-    prepared.neighbours.as_ref().and_then(|neighbours| neighbours.refuse(pod, row))
+    prepared.neighbours.as_ref().and_then(|neighbours| neighbours.refuse(pod, row, index))
 }
