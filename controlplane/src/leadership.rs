@@ -1,6 +1,4 @@
-//! What runs on the leader only: controllers, the signer, the endpoints of the masters. One election fails everything over.
-//!
-//! The scheduler joins them here as soon as its actor exists; its filters and the trait it writes through are there.
+//! What runs on the leader only: scheduler, controllers, the signer, the endpoints of the masters. One election fails everything over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +7,7 @@ use jiff::Timestamp;
 use trierarch_apiserver::{ApiServer, Local, User};
 use trierarch_controllers::{Cluster, Controller, Manager};
 use trierarch_raft::{Leadership, Store, Term};
+use trierarch_scheduler::{Scheduler, SchedulerCluster};
 
 use crate::bootstrap::{self, Facts};
 use crate::endpoints;
@@ -40,12 +39,16 @@ pub struct Parts {
 struct Running {
     term: Term,
     controllers: Option<trierarch_controllers::Handle>,
+    scheduler: Option<trierarch_scheduler::Handle>,
     endpoints: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
     async fn stop(mut self) {
         self.endpoints.abort();
+        if let Some(scheduler) = self.scheduler.take() {
+            scheduler.stop().await;
+        }
         if let Some(controllers) = self.controllers.take() {
             controllers.stop().await;
         }
@@ -102,6 +105,7 @@ async fn start(parts: &Parts, term: Term) -> anyhow::Result<Running> {
     let elected_at: Timestamp = crate::clock::now();
     let local = |user: &str| Local::new(Arc::clone(&parts.server), User::system(user)).fenced(term);
     let cluster = Arc::new(InProcess::new(local("system:kube-controller-manager")));
+    let binder: Arc<dyn SchedulerCluster> = Arc::new(InProcess::new(local("system:kube-scheduler")));
     for object in bootstrap::objects(&parts.facts) {
         cluster.ensure(object).await?;
     }
@@ -111,9 +115,10 @@ async fn start(parts: &Parts, term: Term) -> anyhow::Result<Running> {
     let clock: trierarch_controllers::Clock = Arc::new(crate::clock::now);
     let mut controllers: Vec<Arc<dyn Controller>> = trierarch_controllers::all(&as_cluster, &parts.controllers, elected_at);
     controllers.push(Arc::new(Signer::new(parts.authority.clone())));
-    let controllers = Manager::start_these(Arc::clone(&as_cluster), clock, controllers).await;
+    let controllers = Manager::start_these(Arc::clone(&as_cluster), Arc::clone(&clock), controllers).await;
+    let scheduler = Scheduler::start(binder, clock, trierarch_scheduler::Config::default()).await;
     let endpoints = tokio::spawn(endpoints::keep(as_cluster, parts.store.clone(), parts.masters_tls.load_full()));
-    Ok(Running { term, controllers: Some(controllers), endpoints })
+    Ok(Running { term, controllers: Some(controllers), scheduler: Some(scheduler), endpoints })
 }
 
 #[cfg(test)]
