@@ -24,6 +24,8 @@ pub fn prepare(kind: &Kind, sub: Option<Subresource>, new: &mut Value, old: &Val
         }
         Some(Subresource::Finalize) => only(new, old, &[&["spec", "finalizers"]]),
         Some(Subresource::Approval) => only(new, old, &[&["status", "conditions"]]),
+        // the change was made by the server itself, from the old object
+        Some(Subresource::Binding) => {}
         Some(_) => keep_all_but_status(new, old, facts),
     }
     Ok(())
