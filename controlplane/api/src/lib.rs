@@ -34,3 +34,6 @@ pub use schema::Schema;
 pub use selector::{FieldSelector, LabelSelector};
 pub use snapshot::{IndexTerm, Snapshot};
 pub use status::{ApiError, Reason};
+
+/// The Kubernetes version whose API this is, as `/version` and OpenAPI documents give it.
+pub const VERSION: &str = concat!("v1.37.2+trierarch.", env!("CARGO_PKG_VERSION"));

@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::channels::{self, CLOSE, ERROR, RESIZE, STDIN};
 use super::remote::{Ends, In, Out};
@@ -19,6 +20,11 @@ pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 /// Takes over an upgraded connection.
 pub async fn accept(upgraded: Upgraded) -> Socket {
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await
+}
+
+/// Clients take any other code, and none, for a failure.
+fn normal_close() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 fn framed(channel: u8, data: &[u8]) -> Message {
@@ -32,12 +38,9 @@ fn framed(channel: u8, data: &[u8]) -> Message {
 pub async fn carry(socket: Socket, ends: Ends) {
     let (mut sink, mut stream) = socket.split();
     let Ends { input, mut output } = ends;
-    let opening: Vec<u8> = vec![STDIN, 1, 2, ERROR];
-    for channel in opening {
-        // Clients take an empty message per channel as the sign that it is open.
-        if sink.send(framed(channel, b"")).await.is_err() {
-            return;
-        }
+    // an empty message says that the connection stands; every client has this channel, whatever streams it asked for
+    if sink.send(framed(ERROR, b"")).await.is_err() {
+        return;
     }
     let reading = tokio::spawn(async move {
         while let Some(Ok(message)) = stream.next().await {
@@ -70,7 +73,7 @@ pub async fn carry(socket: Socket, ends: Ends) {
             break;
         }
     }
-    let _ = sink.send(Message::Close(None)).await;
+    let _ = sink.send(normal_close()).await;
     let _ = sink.close().await;
     reading.abort();
 }
@@ -99,7 +102,7 @@ pub async fn forward_channels(socket: Socket, ports: Vec<u16>, dial: impl AsyncF
                             return;
                         }
                     }
-                    let _ = to_client.send(Message::Close(None)).await;
+                    let _ = to_client.send(normal_close()).await;
                 });
             }
             Err(error) => {
