@@ -653,9 +653,16 @@ fn status_patch(old: &Value, new: &Value) -> Option<Value> {
     for key in old.keys().filter(|key| !new.contains_key(*key)) {
         patch.insert(key.clone(), Value::Null);
     }
-    for (list, key) in [("podIPs", "ip"), ("hostIPs", "ip")] {
-        // These lists merge by key: entries that vanish must be named.
+    for (list, key) in [("podIPs", "ip"), ("hostIPs", "ip"), ("conditions", "type")] {
+        // These lists merge by key: entries that vanish must be named, and so must members that vanish from an entry.
         let (Some(Value::Array(before)), Some(Value::Array(after))) = (old.get(list), patch.get_mut(list)) else { continue };
+        for entry in after.iter_mut() {
+            let Some(earlier) = before.iter().find(|b| b[key] == entry[key]).and_then(Value::as_object) else { continue };
+            let Some(entry) = entry.as_object_mut() else { continue };
+            for member in earlier.keys() {
+                entry.entry(member.clone()).or_insert(Value::Null);
+            }
+        }
         let gone: Vec<Value> =
             before.iter().filter(|b| !after.iter().any(|a| a[key] == b[key])).map(|b| json!({key: b[key], "$patch": "delete"})).collect();
         after.extend(gone);
@@ -700,6 +707,14 @@ mod tests {
         let expected = json!({"phase": "Running", "message": null, "podIPs": [{"ip": "2"}, {"ip": "1", "$patch": "delete"}]});
         assert_eq!(status_patch(&old, &new), Some(expected));
         assert_eq!(status_patch(&new, &new), None);
+    }
+
+    #[test]
+    fn a_condition_that_became_true_loses_its_reason() {
+        let old = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}, {"type": "Gone", "status": "True"}]});
+        let new = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        let expected = json!({"conditions": [{"type": "Ready", "status": "True", "reason": null}, {"type": "Gone", "$patch": "delete"}]});
+        assert_eq!(status_patch(&old, &new), Some(expected));
     }
 
     #[test]
