@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
 
 use crate::decode::{micro_time, time_text};
-use crate::schema::{Field, Schema, Type};
+use crate::schema::{Field, Schema, Type, named};
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -38,6 +38,14 @@ pub enum ProtobufError {
     /// A text is not UTF-8.
     #[error("proto: field {0} contains invalid UTF-8")]
     Utf8(String),
+    /// No such kind.
+    #[error("no kind {kind:?} is registered for version {api_version:?}")]
+    Unknown {
+        /// `apiVersion` of the envelope.
+        api_version: String,
+        /// `kind` of the envelope.
+        kind: String,
+    },
     /// Nested too deeply.
     #[error("proto: message is nested more than {DEPTH_MAX} levels deep")]
     Depth,
@@ -159,6 +167,24 @@ pub fn open(body: &[u8]) -> Result<Envelope<'_>, ProtobufError> {
 
 fn text(bytes: &[u8], field: &str) -> Result<String, ProtobufError> {
     String::from_utf8(bytes.to_vec()).map_err(|_invalid| ProtobufError::Utf8(field.to_owned()))
+}
+
+/// The JSON of a whole body, whose schema is looked up by what its envelope says: a kind of the API, or one that every group shares, such as
+/// `DeleteOptions`.
+///
+/// # Errors
+/// [`ProtobufError`], or [`ProtobufError::Unknown`] for a kind that the table does not hold.
+pub fn to_json(body: &[u8]) -> Result<Value, ProtobufError> {
+    let envelope = open(body)?;
+    if envelope.content_type == "application/json" {
+        return serde_json::from_slice(envelope.raw).map_err(|_invalid| ProtobufError::Truncated);
+    }
+    let (group, version) = envelope.api_version.rsplit_once('/').unwrap_or(("", &envelope.api_version));
+    let group = group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    let schema = named(&format!("{group}.{version}.{}", envelope.kind))
+        .or_else(|| named(&format!("meta.v1.{}", envelope.kind)))
+        .ok_or_else(|| ProtobufError::Unknown { api_version: envelope.api_version.clone(), kind: envelope.kind.clone() })?;
+    decode(body, &schema)
 }
 
 /// The JSON of a whole body whose schema is known; `apiVersion` and `kind` come from the envelope.
@@ -545,7 +571,6 @@ fn parse_duration(text: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::named;
     use serde_json::json;
 
     fn round_trip(name: &str, object: &Value) {
@@ -587,6 +612,7 @@ mod tests {
         body.extend_from_slice(b"\x12\x06\x0a\x01a\x12\x01b\x1a\0\x22\0");
         let schema = named("core.v1.ConfigMap").expect("the table has it");
         let object = decode(&body, &schema).expect("readable");
+        assert_eq!(to_json(&body).as_ref(), Ok(&object));
         assert_eq!(object, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "k1"}, "data": {"a": "b"}}));
     }
 

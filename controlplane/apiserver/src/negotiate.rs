@@ -1,6 +1,6 @@
 //! Which form the answer has: encoding, transformation, indentation.
 
-use trierarch_api::{ApiError, Reason};
+use trierarch_api::{ApiError, Reason, protobuf};
 
 use crate::request::Options;
 
@@ -11,6 +11,17 @@ pub enum Encoding {
     Json,
     /// `application/yaml`
     Yaml,
+}
+
+/// How the body of a request is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyEncoding {
+    /// `application/json`
+    Json,
+    /// `application/yaml`
+    Yaml,
+    /// `application/vnd.kubernetes.protobuf`, as typed Go clients send
+    Protobuf,
 }
 
 /// What is written.
@@ -144,11 +155,12 @@ fn pretty(options: &Options, user_agent: &str) -> bool {
 ///
 /// # Errors
 /// 415
-pub fn body_encoding(content_type: Option<&str>) -> Result<Encoding, ApiError> {
+pub fn body_encoding(content_type: Option<&str>) -> Result<BodyEncoding, ApiError> {
     match media_type(content_type.unwrap_or_default()) {
-        "" | "application/json" => Ok(Encoding::Json),
-        "application/yaml" => Ok(Encoding::Yaml),
-        _ => Err(unsupported_media_type(&["application/json", "application/yaml"])),
+        "" | "application/json" => Ok(BodyEncoding::Json),
+        "application/yaml" => Ok(BodyEncoding::Yaml),
+        protobuf::MEDIA_TYPE => Ok(BodyEncoding::Protobuf),
+        _ => Err(unsupported_media_type(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])),
     }
 }
 

@@ -1,4 +1,5 @@
 //! A cluster in memory for tests: uids, versions, generations, finalizers and grace as the API server does them, no admission.
+//! What plans write is decoded strictly, defaulted and validated by the kinds' own rules; what a test adds is only defaulted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use trierarch_api::decode::{self, FieldValidation};
 use trierarch_api::snapshot::Change;
-use trierarch_api::{ApiError, GroupResource, IndexTerm, Kind, Object, ObjectKey, Registry, Snapshot, Subresource};
+use trierarch_api::{ApiError, GroupResource, IndexTerm, Kind, Object, ObjectKey, Problems, Registry, Snapshot, Subresource};
 
 use crate::action::{Action, Plan, Report};
 use crate::cluster::{Cluster, DeleteOptions, Notice, PatchKind, Propagation};
@@ -178,8 +180,10 @@ impl FakeCluster {
 
     fn apply_action(&self, action: Action) -> Result<(), ApiError> {
         let (result, reports) = match action {
-            Action::Create { resource, namespace, object, reports } => (self.insert(&resource, &namespace, object).map(|_| ()), reports),
-            Action::Update { key, object } => return self.checked_replace(&key, object).map(|_| ()),
+            Action::Create { resource, namespace, object, reports } => {
+                (self.checked_insert(&resource, &namespace, object).map(|_| ()), reports)
+            }
+            Action::Update { key, object } => return self.checked_replace(&key, object, false).map(|_| ()),
             Action::Patch { key, kind, patch, subresource } => return self.merge(&key, kind, &patch, subresource).map(|_| ()),
             Action::Delete { key, options, reports } => (self.begin_delete(&key, &options).map(|_| ()), reports),
             Action::Finalize { name, object } => return self.finalize(&name, &object),
@@ -196,6 +200,30 @@ impl FakeCluster {
             })),
         }
         result
+    }
+
+    fn checked_insert(&self, resource: &GroupResource, namespace: &str, object: Value) -> Result<Arc<Object>, ApiError> {
+        let object = self.check(resource, object, None, false)?;
+        self.insert(resource, namespace, object)
+    }
+
+    /// The object as it would be stored, or what the API server would say.
+    fn check(&self, resource: &GroupResource, object: Value, old: Option<&Value>, status: bool) -> Result<Value, ApiError> {
+        let kind = self.registry.by_storage(resource).ok_or_else(ApiError::no_such_path)?;
+        let (mut object, _) = decode::checked(&kind, object)?.finish(&kind, FieldValidation::Strict)?;
+        (kind.rules.default)(&mut object);
+        decode::normalise(&kind, &mut object);
+        let mut problems = Problems::default();
+        match old {
+            Some(old) if status => (kind.rules.validate_status)(&object, old, &mut problems),
+            Some(old) => {
+                (kind.rules.validate)(&object, &mut problems);
+                (kind.rules.validate_update)(&object, old, &mut problems);
+            }
+            None => (kind.rules.validate)(&object, &mut problems),
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if problems.is_empty() { Ok(object) } else { Err(ApiError::invalid(&kind, name, &problems)) }
     }
 
     fn insert(&self, resource: &GroupResource, namespace: &str, mut object: Value) -> Result<Arc<Object>, ApiError> {
@@ -252,7 +280,7 @@ impl FakeCluster {
         Ok(state.put(&self.registry, key, Some(object)))
     }
 
-    fn checked_replace(&self, key: &ObjectKey, object: Value) -> Result<Option<Arc<Object>>, ApiError> {
+    fn checked_replace(&self, key: &ObjectKey, object: Value, status: bool) -> Result<Option<Arc<Object>>, ApiError> {
         let before = self.get(&key.resource, &key.namespace, &key.name);
         let before = before.ok_or_else(|| ApiError::not_found(&key.resource, &key.name))?;
         if let Some(version) = object["metadata"]["resourceVersion"].as_str()
@@ -265,6 +293,7 @@ impl FakeCluster {
         {
             return Err(ApiError::conflict(&key.resource, &key.name, "Precondition failed: UID in precondition"));
         }
+        let object = self.check(&key.resource, object, Some(&before.value()), status)?;
         self.replace(key, object)
     }
 
@@ -277,7 +306,7 @@ impl FakeCluster {
             metadata.insert("annotations".to_owned(), annotations.clone());
         }
         after["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
-        self.checked_replace(key, after)
+        self.checked_replace(key, after, true)
     }
 
     fn merge(
@@ -292,7 +321,7 @@ impl FakeCluster {
         merge_patch(&mut after, patch);
         match subresource {
             Some(Subresource::Status) => self.write_status(key, &after),
-            _ => self.checked_replace(key, after),
+            _ => self.checked_replace(key, after, false),
         }
     }
 
@@ -366,6 +395,8 @@ impl State {
             let kind: Arc<Kind> = registry.by_storage(&key.resource).expect("the resource is registered");
             object["apiVersion"] = json!(kind.api_version());
             object["kind"] = json!(kind.kind);
+            (kind.rules.default)(&mut object);
+            decode::normalise(&kind, &mut object);
             Arc::new(Object::from_value(kind, &object, revision).expect("the object is readable"))
         });
         match &new {
@@ -426,11 +457,11 @@ impl Cluster for FakeCluster {
     }
 
     async fn create(&self, resource: &GroupResource, namespace: &str, object: Value) -> Result<Arc<Object>, ApiError> {
-        self.insert(resource, namespace, object)
+        self.checked_insert(resource, namespace, object)
     }
 
     async fn update(&self, key: &ObjectKey, object: Value) -> Result<Arc<Object>, ApiError> {
-        self.checked_replace(key, object)?.ok_or_else(|| ApiError::not_found(&key.resource, &key.name))
+        self.checked_replace(key, object, false)?.ok_or_else(|| ApiError::not_found(&key.resource, &key.name))
     }
 
     async fn update_status(&self, key: &ObjectKey, object: Value) -> Result<Arc<Object>, ApiError> {

@@ -3,11 +3,11 @@
 use serde_json::Value;
 use trierarch_api::merge::apply::Writer;
 use trierarch_api::rules::NameRule;
-use trierarch_api::{ApiError, Kind, Path, Problems, Subresource, decode, managed_fields, names};
+use trierarch_api::{ApiError, Kind, Path, Problems, Subresource, decode, managed_fields, names, protobuf};
 
 use crate::authenticate::Headers as _;
 use crate::dispatch::Call;
-use crate::negotiate::{self, Encoding};
+use crate::negotiate::{self, BodyEncoding};
 use crate::pipeline::{Ctx, metadata};
 
 /// The largest body that is read.
@@ -50,8 +50,12 @@ pub fn any_body(call: &Call) -> Result<Value, ApiError> {
 
 fn json_body(call: &Call) -> Result<bytes::Bytes, ApiError> {
     match negotiate::body_encoding(call.headers.get("content-type"))? {
-        Encoding::Json => Ok(call.body.clone()),
-        Encoding::Yaml => yaml_to_json(&call.body),
+        BodyEncoding::Json => Ok(call.body.clone()),
+        BodyEncoding::Yaml => yaml_to_json(&call.body),
+        BodyEncoding::Protobuf => {
+            let value = protobuf::to_json(&call.body).map_err(|error| ApiError::bad_request(error.to_string()))?;
+            Ok(crate::pipeline::encode::to_bytes(&value))
+        }
     }
 }
 

@@ -55,7 +55,10 @@ pub fn plan(service: &Object, pods: &[Arc<Object>], current: Option<&Object>) ->
     let was_truncated = before["metadata"]["annotations"].get(OVER_CAPACITY).is_some();
     if truncated && !was_truncated {
         after["metadata"]["annotations"][OVER_CAPACITY] = json!("truncated");
-    } else if let Some(annotations) = after["metadata"]["annotations"].as_object_mut().filter(|_| was_truncated && !truncated) {
+    } else if was_truncated
+        && !truncated
+        && let Some(annotations) = after["metadata"]["annotations"].as_object_mut()
+    {
         annotations.remove(OVER_CAPACITY);
     }
     let same_subsets = before["subsets"].as_array().is_none_or(Vec::is_empty) && subsets.is_empty();

@@ -68,7 +68,8 @@ fn pods_are_made_from_the_template_and_reported() {
 #[test]
 fn orphans_are_adopted_and_strangers_released() {
     let cluster = FakeCluster::new();
-    let orphan = cluster.add(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "o", "labels": {"app": "web"}}, "spec": {}}));
+    let orphan = cluster.add(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "o", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}));
     let owner = cluster.add(replica_set(1));
     settle(&cluster, &owner.key());
     assert_eq!(cluster.list(&PODS).len(), 1, "the orphan is enough");
