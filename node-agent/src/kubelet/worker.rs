@@ -641,12 +641,31 @@ async fn delete(context: &Context, pod: &Pod) -> Result<(), String> {
     }
 }
 
+/// A value without what carries no meaning: members that are null or empty objects, and the order of conditions. The API server writes
+/// `lastState: {}` where nothing is, and keeps conditions in the order in which they came.
+fn comparable(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let members = map.iter().map(|(key, value)| (key.clone(), comparable(value)));
+            Value::Object(members.filter(|(_, value)| !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty())).collect())
+        }
+        Value::Array(list) => {
+            let mut items: Vec<Value> = list.iter().map(comparable).collect();
+            if items.iter().all(|item| item["type"].is_string() && item["status"].is_string()) {
+                items.sort_by(|a, b| a["type"].as_str().cmp(&b["type"].as_str()));
+            }
+            Value::Array(items)
+        }
+        other => other.clone(),
+    }
+}
+
 /// What turns the old status into the new one, as a strategic merge patch; nothing when they agree.
 fn status_patch(old: &Value, new: &Value) -> Option<Value> {
     let (Value::Object(old), Value::Object(new)) = (old, new) else { return None };
     let mut patch = serde_json::Map::new();
     for (key, value) in new {
-        if old.get(key) != Some(value) {
+        if old.get(key).map(comparable) != Some(comparable(value)) {
             patch.insert(key.clone(), value.clone());
         }
     }
@@ -707,6 +726,15 @@ mod tests {
         let expected = json!({"phase": "Running", "message": null, "podIPs": [{"ip": "2"}, {"ip": "1", "$patch": "delete"}]});
         assert_eq!(status_patch(&old, &new), Some(expected));
         assert_eq!(status_patch(&new, &new), None);
+    }
+
+    #[test]
+    fn what_the_server_writes_differently_is_no_change() {
+        let stored = json!({"conditions": [{"type": "B", "status": "True"}, {"type": "A", "status": "True", "lastProbeTime": null}],
+            "containerStatuses": [{"name": "c", "lastState": {}}]});
+        let computed =
+            json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}], "containerStatuses": [{"name": "c"}]});
+        assert_eq!(status_patch(&stored, &computed), None);
     }
 
     #[test]
