@@ -40,7 +40,7 @@ impl Compression {
 ///
 /// # Errors
 /// The first bytes cannot be read, or the decoder cannot start.
-pub fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut stream = BufReader::with_capacity(1 << 17, stream);
     Ok(match Compression::sniff(stream.fill_buf()?) {
         Compression::Gzip => Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(stream))),

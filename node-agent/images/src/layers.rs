@@ -60,11 +60,15 @@ impl Store {
     /// # Errors
     /// As `prepare`.
     pub fn unpack(&self, image: &Image, progress: &Progress) -> Result<RootfsLayers, StoreError> {
+        self.unpack_layers(&image.layers, progress)
+    }
+
+    pub(crate) fn unpack_layers(&self, layers: &[Layer], progress: &Progress) -> Result<RootfsLayers, StoreError> {
         let base = self.path("layers");
-        let mut ids: Vec<String> = Vec::with_capacity(image.layers.len());
+        let mut ids: Vec<String> = Vec::with_capacity(layers.len());
         let mut lease = None;
         let mut parent: Option<Digest> = None;
-        for layer in &image.layers {
+        for layer in layers {
             let chain = chain_id(parent.as_ref(), &layer.diff_id);
             let id = match self.chain(&chain)? {
                 Some(record) => record.id,

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, makedev, mkdirat, mknodat, mode_t,
     utimensat,
@@ -95,10 +95,6 @@ impl TreePath {
         Self { parts }
     }
 
-    pub(crate) fn starts_with(&self, other: &Self) -> bool {
-        self.parts.starts_with(&other.parts)
-    }
-
     /// All directories above it, from the top, without the root.
     fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
         (1..self.parts.len()).map(|count| Self { parts: self.parts[..count].to_vec() })
@@ -129,9 +125,9 @@ impl Tree {
         }
     }
 
-    /// Opens what a path leads to, following links inside the tree.
-    pub(crate) fn open_for_reading(&self, path: &TreePath) -> io::Result<File> {
-        Ok(File::from(openat2(&self.root, &path.to_path(), how(OFlag::O_RDONLY | OFlag::O_NONBLOCK))?))
+    /// Whether a path leads to a directory, by links inside the tree, too.
+    pub(crate) fn leads_to_directory(&self, path: &TreePath) -> bool {
+        self.resolve(path).is_ok()
     }
 
     /// Makes a directory, or changes the attributes of the one that is there. Times are set with `set_directory_time` when it is full.
@@ -376,6 +372,3 @@ fn set_xattrs(file: &File, attributes: &Attributes) -> io::Result<()> {
 pub(crate) fn descriptor_path(descriptor: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
 }
-
-/// The working directory as a descriptor for `*at` calls with absolute paths.
-pub(crate) const ANYWHERE: std::os::fd::BorrowedFd<'static> = AT_FDCWD;

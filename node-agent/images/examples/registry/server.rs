@@ -16,7 +16,7 @@ use trierarch_images::registry::{Body, Registry};
 
 /// What becomes of a request before the registry sees it.
 #[derive(Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The registry answers.
     Pass,
     /// This is the answer: status and headers.
@@ -28,12 +28,16 @@ pub enum Verdict {
 }
 
 /// For a registry without authentication.
-pub fn pass_everything(_request: &Request<Incoming>) -> Verdict {
+pub(crate) fn pass_everything(_request: &Request<Incoming>) -> Verdict {
     Verdict::Pass
 }
 
 /// Serves until the task ends.
-pub async fn serve(listener: TcpListener, registry: Registry, verdict: impl Fn(&Request<Incoming>) -> Verdict + Send + Sync + 'static) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    verdict: impl Fn(&Request<Incoming>) -> Verdict + Send + Sync + 'static,
+) {
     let verdict = Arc::new(verdict);
     while let Ok((stream, _)) = listener.accept().await {
         let (registry, verdict) = (registry.clone(), Arc::clone(&verdict));

@@ -16,20 +16,17 @@ const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a step made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) struct CachedStep {
-    pub(crate) digest: Digest,
-    pub(crate) diff_id: Digest,
-    pub(crate) media_type: String,
-    pub(crate) size: u64,
+    /// `None`: it changed nothing.
+    pub(crate) layer: Option<Layer>,
     /// The chain that the layer makes with those below it.
-    pub(crate) chain: Digest,
+    pub(crate) chain: Option<Digest>,
 }
 
-impl CachedStep {
-    pub(crate) fn layer(&self) -> Layer {
-        Layer { digest: self.digest.clone(), media_type: self.media_type.clone(), size: self.size, diff_id: self.diff_id.clone() }
-    }
+/// When an image was built first.
+#[derive(Serialize, Deserialize)]
+struct BuildTime {
+    created: jiff::Timestamp,
 }
 
 impl Store {
@@ -38,13 +35,24 @@ impl Store {
         let path = self.path("build").join(key.hex());
         let Ok(bytes) = fs::read(&path) else { return Ok(None) };
         let Ok(step) = serde_json::from_slice::<CachedStep>(&bytes) else { return Ok(None) };
-        lease.protect(&step.digest)?;
-        if !self.has_blob(&step.digest, Some(step.size)) {
-            return Ok(None);
+        if let Some(layer) = &step.layer {
+            lease.protect(&layer.digest)?;
+            if !self.has_blob(&layer.digest, Some(layer.size)) {
+                return Ok(None);
+            }
         }
         let file = File::open(&path).during("open", &path)?;
         file.set_times(FileTimes::new().set_modified(now)).during("set the time of", &path)?;
         Ok(Some(step))
+    }
+
+    /// When the image with this configuration (but for its times) was built first: now, if it never was or is to be built anew.
+    pub(crate) fn build_time(&self, configuration: &Digest, now: SystemTime, anew: bool) -> Result<jiff::Timestamp, StoreError> {
+        let path = self.path("build").join(configuration.hex());
+        let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<BuildTime>(&bytes).ok()).filter(|_| !anew);
+        let created = known.map_or_else(|| jiff::Timestamp::try_from(now).unwrap_or_default(), |known| known.created);
+        self.write_file(&path, &serde_json::to_vec(&BuildTime { created }).expect("a time has only string keys"))?;
+        Ok(created)
     }
 
     /// Remembers a step's result.
@@ -76,8 +84,8 @@ impl Store {
             if used.and_then(|used| now.duration_since(used).ok()).unwrap_or_default() > KEEP {
                 fs::remove_file(&path).during("remove", &path)?;
             } else if let Some(step) = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<CachedStep>(&bytes).ok()) {
-                blobs.push(step.digest);
-                chains.push(step.chain.hex().to_owned());
+                blobs.extend(step.layer.map(|layer| layer.digest));
+                chains.extend(step.chain.map(|chain| chain.hex().to_owned()));
             }
         }
         Ok((blobs, chains))
