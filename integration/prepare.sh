@@ -21,8 +21,9 @@ install_missing() {
 prepare_build() {
   [ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
   install_missing g++:g++ make:make
-  if ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1; then
-    install_missing /nonexistent:clang /nonexistent:libclang-dev
+  # bindgen loads libclang itself; libclang-cpp, which other packages bring, will not do
+  if ! compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null && ! compgen -G '/usr/lib/*/libclang[.-][s0-9]*' >/dev/null; then
+    install_missing /nonexistent/clang:clang /nonexistent/libclang:libclang-dev
   fi
   if ! command -v cargo >/dev/null; then
     install_missing rustup:rustup || { say "Rust is missing: install it with rustup (https://rustup.rs) and run this again"; return 1; }
