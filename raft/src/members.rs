@@ -9,6 +9,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
+use crate::clock;
 use crate::command::NodeId;
 use crate::core::{Attempt, Core};
 use crate::network::messages::{Request, Response};
@@ -62,7 +63,7 @@ impl Core {
         }
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         if voters.contains(&id) {
-            if let Some(reason) = loses_quorum(self.config.node_id, &voters, &living(&metrics), id) {
+            if let Err(reason) = self.keeps_quorum_without(&voters, id).await {
                 return Response::Refused(reason);
             }
             if id == self.config.node_id {
@@ -76,6 +77,21 @@ impl Core {
             return membership_response(changed.map(drop));
         }
         membership_response(self.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await.map(drop))
+    }
+
+    /// Whether the group can go on without `id`. A leader that was elected just now has heard from nobody yet, so silence counts only
+    /// after [`LIVING`].
+    pub(crate) async fn keeps_quorum_without(&self, voters: &BTreeSet<NodeId>, id: NodeId) -> Result<(), String> {
+        let mut metrics = self.raft.metrics();
+        let deadline = clock::deadline(LIVING);
+        loop {
+            let Some(reason) = loses_quorum(self.config.node_id, voters, &living(&metrics.borrow_watched()), id) else { return Ok(()) };
+            match tokio::time::timeout_at(deadline.into(), metrics.changed()).await {
+                Ok(Ok(())) => {}
+                // silent for too long, or raft has ended
+                Ok(Err(_)) | Err(_) => return Err(reason),
+            }
+        }
     }
 
     /// Hands leadership over and waits until somebody else leads.
