@@ -68,7 +68,7 @@ pub(crate) struct Spawned {
 
 impl Container {
     /// Clones the container's first process. The rest is told through `Spawned::report`.
-    pub(crate) fn start(plan: ContainerPlan, sandbox: &Sandbox) -> Outcome<(Container, Spawned)> {
+    pub(crate) fn start(plan: ContainerPlan, sandbox: &Sandbox, target: Option<&OwnedFd>) -> Outcome<(Container, Spawned)> {
         let log = match &plan.log_path {
             Some(path) => Some(
                 Log::open(path, plan.log_max_size_bytes, plan.log_max_files)
@@ -92,7 +92,7 @@ impl Container {
             }
             given[0] = inputs.0.take();
         }
-        let spawned = spawn_first(&plan, sandbox, given)?;
+        let spawned = spawn_first(&plan, sandbox, target, given)?;
         if let Some(fd) = &inputs.1 {
             let _ = sys::set_nonblocking(fd.as_fd());
         }
@@ -277,10 +277,18 @@ fn join_sandbox(sandbox: &Sandbox) -> Outcome<()> {
     Ok(())
 }
 
-fn spawn_first(plan: &ContainerPlan, sandbox: &Sandbox, given: [Option<OwnedFd>; 3]) -> Outcome<Spawned> {
+/// The PID namespace of a container that runs.
+pub(crate) fn processes(container: &Container) -> Outcome<OwnedFd> {
+    std::fs::File::open(format!("/proc/{}/ns/pid", container.pid))
+        .map(OwnedFd::from)
+        .map_err(failure("namespace", format!("joining the processes of container {:?}", container.id)))
+}
+
+/// `target` is the PID namespace of another container, where that was asked for.
+fn spawn_first(plan: &ContainerPlan, sandbox: &Sandbox, target: Option<&OwnedFd>, given: [Option<OwnedFd>; 3]) -> Outcome<Spawned> {
     let flags = if plan.new_pid { sys::CLONE_NEWPID } else { 0 };
-    let in_sandbox = if plan.new_pid { None } else { sandbox.pid.as_ref() };
-    spawn(flags, in_sandbox.map(AsFd::as_fd), plan.cgroup.v2_dir.as_ref(), |report| {
+    let joined = if plan.new_pid { None } else { target.or(sandbox.pid.as_ref()) };
+    spawn(flags, joined.map(AsFd::as_fd), plan.cgroup.v2_dir.as_ref(), |report| {
         let build = || -> Outcome<()> {
             prepare(&plan.process, &plan.cgroup, report)?;
             join_sandbox(sandbox)?;

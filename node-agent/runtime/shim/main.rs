@@ -232,7 +232,7 @@ impl Shim {
                 self.set_role(client, Role::Events);
                 self.ready(Vec::new())
             }
-            Request::Start { plan } => match Container::start(plan, &self.sandbox) {
+            Request::Start { plan } => match self.processes(plan.processes_of.as_ref()).and_then(|target| Container::start(plan, &self.sandbox, target.as_ref())) {
                 Ok((container, spawned)) => {
                     self.containers.retain(|other| other.id != container.id);
                     self.containers.push(container);
@@ -316,6 +316,13 @@ impl Shim {
             }
         };
         self.answer(client, &reply, &[]);
+    }
+
+    /// The PID namespace of the container that a new one joins.
+    fn processes(&self, id: Option<&String>) -> Result<Option<OwnedFd>, Failure> {
+        let Some(id) = id else { return Ok(None) };
+        let target = self.containers.iter().find(|container| &container.id == id && container.exit.is_none());
+        target.ok_or_else(|| unknown(id)).and_then(container::processes).map(Some)
     }
 
     fn kill_everything(&self) {

@@ -245,6 +245,8 @@ wire_structs! {
         log_path: Option<PathBuf>,
         log_max_size_bytes: u64,
         log_max_files: u32,
+        /// Joins the PID namespace of this container.
+        processes_of: Option<String>,
     }
 
     /// A further process in a container.

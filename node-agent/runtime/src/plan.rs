@@ -80,7 +80,7 @@ pub(crate) fn container(spec: &ContainerSpec, facts: &Facts<'_>, places: Places)
         cgroup: places.cgroup,
         oom_file: places.oom_file,
         kill_file: places.kill_file,
-        new_pid: !sandbox.host_pid && !sandbox.share_process_namespace,
+        new_pid: !sandbox.host_pid && !sandbox.share_process_namespace && spec.processes_of.is_none(),
         cgroup_namespace: facts.cgroup_mode != CgroupMode::None && !(spec.privileged && facts.cgroup_mode == CgroupMode::V1),
         root,
         root_read_only: spec.rootfs.read_only,
@@ -91,6 +91,7 @@ pub(crate) fn container(spec: &ContainerSpec, facts: &Facts<'_>, places: Places)
         log_path: places.log_path,
         log_max_size_bytes: spec.log_rotation.max_size_bytes,
         log_max_files: spec.log_rotation.max_files,
+        processes_of: spec.processes_of.clone(),
     })
 }
 

@@ -126,6 +126,8 @@ pub struct ContainerSpec {
     pub umask: Option<u32>,
     /// Signal that `Runtime::stop_container` sends first; SIGTERM when unset.
     pub stop_signal: Option<i32>,
+    /// Id of a running container of the same sandbox whose processes this one shares; unset gives it what the sandbox says.
+    pub processes_of: Option<String>,
     /// Opaque; kept on disk and given back.
     pub labels: BTreeMap<String, String>,
     /// Opaque; kept on disk and given back.

@@ -409,6 +409,21 @@ fn containers_of_a_pod_share_processes_when_asked() {
 }
 
 #[test]
+fn a_container_joins_the_processes_of_another() {
+    let world = World::with_pod();
+    let target = world.start(world.spec(&["sleep", "1000"]));
+    let (seen, exit) = world.run(ContainerSpec { processes_of: Some(target.clone()), ..world.sh("ps") });
+    assert!(seen.contains("sleep 1000"), "{seen}");
+    assert_eq!(exit.code, 0);
+    // The end of the guest is not the end of its host.
+    assert_eq!(world.runtime.container(&target).unwrap().state, ContainerState::Running);
+    let lost = ContainerSpec { processes_of: Some("nobody".into()), ..world.sh("ps") };
+    let id = lost.id.clone();
+    world.runtime.create_container("pod", lost).unwrap();
+    assert!(world.runtime.start_container(&id).unwrap_err().to_string().contains("nobody"));
+}
+
+#[test]
 fn containers_of_a_pod_share_memory_network_and_names() {
     let world = World::with_pod();
     let sleeper = world.sleeper();
