@@ -82,7 +82,8 @@ impl Store {
         let directory = self.path("pins").join(&pin.owner);
         fs::create_dir_all(&directory).during("create", &directory)?;
         let _guard = self.lock_shared()?;
-        self.write_file(&path, pin.manifest.as_str().as_bytes())
+        // Not synced: the containers that need it do not survive the machine either.
+        self.write_passing_file(&path, pin.manifest.as_str().as_bytes())
     }
 
     /// Takes a pin back. An absent one is fine.

@@ -183,6 +183,15 @@ impl Store {
         sync_parent(path)
     }
 
+    /// Writes a small file whole that means nothing after the machine restarts: temporary file, rename.
+    pub(crate) fn write_passing_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let directory = self.inner.root.join("ingest");
+        let mut file = tempfile::Builder::new().prefix("file-").tempfile_in(&directory).during("create a file in", &directory)?;
+        file.write_all(bytes).during("write", path)?;
+        file.persist(path).map_err(|error| error.error).during("rename to", path)?;
+        Ok(())
+    }
+
     /// Moves a complete, synced file to its place as a blob.
     pub(crate) fn adopt(&self, file: &Path, digest: &Digest, lease: &Lease) -> Result<(), StoreError> {
         lease.protect(digest)?;
