@@ -123,7 +123,8 @@ pub fn approve(request: &Request<'_>, content: &Content, node_addresses: Option<
             if !is_the_node {
                 return Decision::Leave("only the node itself may ask for its serving certificate".to_owned());
             }
-            let Some(known) = node_addresses else { return Decision::Later };
+            // A node that has registered but not said its addresses yet will do so soon.
+            let Some(known) = node_addresses.filter(|known| !known.is_empty()) else { return Decision::Later };
             let addresses = content.addresses.iter().map(IpAddr::to_string);
             let foreign: Vec<String> = content
                 .dns_names
@@ -195,6 +196,7 @@ mod tests {
         let request = pem("system:node:n1", "system:nodes", &["10.0.0.1"]);
         let decide = |node: Option<&[&str]>| check(SERVING_SIGNER, "system:node:n1", &["system:nodes"], &request, node);
         assert_eq!(decide(None), Decision::Later);
+        assert_eq!(decide(Some(&[])), Decision::Later, "registered, but its addresses are still to come");
         assert!(matches!(decide(Some(&["10.0.0.1", "n1"])), Decision::Approve(_)));
         assert!(matches!(decide(Some(&["10.0.0.2"])), Decision::Leave(_)));
     }
