@@ -20,7 +20,7 @@ pub async fn loopback(netns: Option<PathBuf>, port: u16) -> io::Result<TcpStream
             let namespace = std::fs::File::open(&path)?;
             setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
             std::net::TcpStream::connect(("127.0.0.1", port))
-                .or_else(|error| std::net::TcpStream::connect(("::1", port)).map_err(|_| error))
+                .or_else(|error| std::net::TcpStream::connect(("::1", port)).map_err(|_second| error))
         };
         // Refused when the client has gone meanwhile.
         let _ = done.send(connect());

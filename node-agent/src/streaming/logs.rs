@@ -35,13 +35,13 @@ impl LogOptions {
                 "follow" => options.follow = flag(value),
                 "timestamps" => options.timestamps = flag(value),
                 "previous" => options.previous = flag(value),
-                "tailLines" => options.tail_lines = Some(value.parse().map_err(|_| bad(name, value))?),
-                "limitBytes" => options.limit_bytes = Some(value.parse().map_err(|_| bad(name, value))?),
+                "tailLines" => options.tail_lines = Some(value.parse().map_err(|_unreadable| bad(name, value))?),
+                "limitBytes" => options.limit_bytes = Some(value.parse().map_err(|_unreadable| bad(name, value))?),
                 "sinceSeconds" => {
-                    let seconds = value.parse().map_err(|_| bad(name, value))?;
+                    let seconds = value.parse().map_err(|_unreadable| bad(name, value))?;
                     options.since = Some(now - SignedDuration::from_secs(seconds));
                 }
-                "sinceTime" => options.since = Some(value.parse().map_err(|_| bad(name, value))?),
+                "sinceTime" => options.since = Some(value.parse().map_err(|_unreadable| bad(name, value))?),
                 _ => {}
             }
         }

@@ -139,7 +139,7 @@ impl Decoder {
             }
             let (first, second) = (u32_at(&self.buffer, 0)?, u32_at(&self.buffer, 4)?);
             let flags = self.buffer[4];
-            let length = usize::try_from(second & 0x00ff_ffff).map_err(|_| broken("a frame is too long"))?;
+            let length = usize::try_from(second & 0x00ff_ffff).map_err(|_cause| broken("a frame is too long"))?;
             if length > FRAME_MAX || self.buffer.len() < 8 + length {
                 return Ok(None);
             }
@@ -176,7 +176,7 @@ impl Decoder {
     fn headers(&mut self, block: &[u8]) -> io::Result<Headers> {
         let plain = self.decompress(block)?;
         let text = |at: &mut usize| -> io::Result<String> {
-            let length = usize::try_from(u32_at(&plain, *at)?).map_err(|_| broken("a header is too long"))?;
+            let length = usize::try_from(u32_at(&plain, *at)?).map_err(|_cause| broken("a header is too long"))?;
             let bytes = plain.get(*at + 4..(*at + 4).saturating_add(length)).ok_or_else(|| broken("a header is cut off"))?;
             *at += 4 + length;
             Ok(String::from_utf8_lossy(bytes).into_owned())
@@ -209,7 +209,7 @@ impl Decoder {
                 }
                 Ok(Status::BufError) => break,
                 Err(error) if error.needs_dictionary().is_some() => {
-                    self.inflate.set_dictionary(DICTIONARY).map_err(|_| broken("headers use another dictionary"))?;
+                    self.inflate.set_dictionary(DICTIONARY).map_err(|_cause| broken("headers use another dictionary"))?;
                 }
                 Err(_) => return Err(broken("headers are not compressed as SPDY/3 does")),
             }
@@ -254,8 +254,8 @@ impl Encoder {
     }
 
     fn headers(&mut self, headers: &Headers) -> io::Result<Vec<u8>> {
-        let length = |text: &str| u32::try_from(text.len()).map(u32::to_be_bytes).map_err(|_| broken("a header is too long"));
-        let count = u32::try_from(headers.len()).map_err(|_| broken("too many headers"))?;
+        let length = |text: &str| u32::try_from(text.len()).map(u32::to_be_bytes).map_err(|_cause| broken("a header is too long"));
+        let count = u32::try_from(headers.len()).map_err(|_cause| broken("too many headers"))?;
         let mut plain = count.to_be_bytes().to_vec();
         for (name, value) in headers {
             for text in [name, value] {
@@ -269,9 +269,11 @@ impl Encoder {
             let read = usize::try_from(self.deflate.total_in() - start).unwrap_or(usize::MAX);
             out.reserve(256);
             let before = out.len();
-            self.deflate.compress_vec(&plain[read..], &mut out, FlushCompress::Sync).map_err(|_| broken("headers can't be compressed"))?;
+            self.deflate
+                .compress_vec(&plain[read..], &mut out, FlushCompress::Sync)
+                .map_err(|_cause| broken("headers can't be compressed"))?;
             let done = usize::try_from(self.deflate.total_in() - start).unwrap_or(0) == plain.len();
-            if done && out.len() < out.capacity() || (out.len() == before && done) {
+            if done && (out.len() < out.capacity() || out.len() == before) {
                 return Ok(out);
             }
         }

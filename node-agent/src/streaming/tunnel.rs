@@ -17,11 +17,7 @@ pub fn byte_stream(socket: Socket) -> DuplexStream {
         let incoming = async {
             while let Some(Ok(message)) = stream.next().await {
                 match message {
-                    Message::Binary(data) => {
-                        if write.write_all(&data).await.is_err() {
-                            break;
-                        }
-                    }
+                    Message::Binary(data) if write.write_all(&data).await.is_err() => break,
                     Message::Close(_) => break,
                     _ => {}
                 }

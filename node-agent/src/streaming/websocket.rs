@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
-use super::channels::{self, CLOSE, ERROR, RESIZE, STDIN};
+use super::channels::{self, CLOSE, Dialect, ERROR, Encoded, RESIZE, STDIN};
 use super::remote::{Ends, In, Out};
 
 /// A server's end of an upgraded connection.
@@ -34,28 +34,36 @@ fn framed(channel: u8, data: &[u8]) -> Message {
     Message::binary(message)
 }
 
+fn message(dialect: Dialect, channel: u8, data: &[u8]) -> Message {
+    match dialect.encode(channel, data) {
+        Encoded::Binary(bytes) => Message::binary(bytes),
+        Encoded::Text(text) => Message::text(text),
+    }
+}
+
 /// Carries a process until it ends or the client goes.
-pub async fn carry(socket: Socket, ends: Ends) {
+pub async fn carry(socket: Socket, ends: Ends, dialect: Dialect) {
     let (mut sink, mut stream) = socket.split();
     let Ends { input, mut output } = ends;
     // an empty message says that the connection stands; every client has this channel, whatever streams it asked for
-    if sink.send(framed(ERROR, b"")).await.is_err() {
+    if sink.send(message(dialect, ERROR, b"")).await.is_err() {
         return;
     }
     let reading = tokio::spawn(async move {
         while let Some(Ok(message)) = stream.next().await {
-            let data = match message {
-                Message::Binary(data) => data,
+            let decoded = match &message {
+                Message::Binary(data) => dialect.decode(data),
+                Message::Text(text) => dialect.decode(text.as_bytes()),
                 Message::Close(_) => break,
                 _ => continue,
             };
-            let event = match (data.first().copied(), data.get(1..)) {
-                (Some(STDIN), Some(rest)) if !rest.is_empty() => In::Stdin(Bytes::copy_from_slice(rest)),
-                (Some(RESIZE), Some(rest)) => match channels::parse_size(rest) {
+            let event = match decoded {
+                Some((STDIN, rest)) if !rest.is_empty() => In::Stdin(Bytes::from(rest)),
+                Some((RESIZE, rest)) => match channels::parse_size(&rest) {
                     Some((width, height)) => In::Resize(width, height),
                     None => continue,
                 },
-                (Some(CLOSE), Some([STDIN, ..])) => In::CloseStdin,
+                Some((CLOSE, rest)) if rest.first() == Some(&STDIN) => In::CloseStdin,
                 _ => continue,
             };
             if input.send(event).await.is_err() {
@@ -65,11 +73,16 @@ pub async fn carry(socket: Socket, ends: Ends) {
         }
     });
     while let Some(out) = output.recv().await {
-        let (message, last) = match out {
-            Out::Data(channel, data) => (framed(channel, &data), false),
-            Out::Status(status) => (framed(ERROR, status.to_string().as_bytes()), true),
+        let (text, last) = match out {
+            Out::Data(channel, data) => (Some(message(dialect, channel, &data)), false),
+            Out::Status(status) => (dialect.last_word(&status).map(|word| message(dialect, ERROR, &word)), true),
         };
-        if sink.send(message).await.is_err() || last {
+        if let Some(text) = text
+            && sink.send(text).await.is_err()
+        {
+            break;
+        }
+        if last {
             break;
         }
     }
