@@ -123,9 +123,15 @@ impl Identity {
         loop {
             wait_for_renewal(&self.join.pki_dir, "client").await;
             let renewed = async {
-                let (request, key) = signing_request(&self.join.node_name, &[], &[])?;
-                let certificate = signed(&self.client, &request, CLIENT_SIGNER, &["digital signature", "client auth"]).await?;
-                save(&self.join.pki_dir, "client", &certificate, &key)?;
+                let (certificate, key) = if has_expired(&self.join.pki_dir, "client") {
+                    // no master was there to renew it in time: begin again with the join token
+                    first_certificate(&self.join, &self.authority_pem).await?
+                } else {
+                    let (request, key) = signing_request(&self.join.node_name, &[], &[])?;
+                    let certificate = signed(&self.client, &request, CLIENT_SIGNER, &["digital signature", "client auth"]).await?;
+                    save(&self.join.pki_dir, "client", &certificate, &key)?;
+                    (certificate, key)
+                };
                 self.presented.replace(&certificate, &key).map_err(|e| BootstrapError::Unusable(e.to_string()))
             };
             report("client", renewed.await).await;
@@ -245,10 +251,8 @@ async fn signed(client: &Client, request: &str, signer: &str, usages: &[&str]) -
     let mut changes = reflector.changes();
     let outcome = async {
         loop {
-            if let Some(current) = reflector.get("", &name) {
-                if let Some(outcome) = outcome(&current) {
-                    return outcome;
-                }
+            if let Some(outcome) = reflector.get("", &name).and_then(|current| outcome(&current)) {
+                return outcome;
             }
             if changes.changed().await.is_err() {
                 return Err(BootstrapError::NotApproved(name.clone()));
@@ -290,6 +294,11 @@ fn remaining(certificate: &str) -> Option<SignedDuration> {
 /// When a certificate is renewed: after two thirds of its life.
 fn renewal(not_before: Timestamp, not_after: Timestamp) -> Timestamp {
     not_before + not_after.duration_since(not_before) * 2 / 3
+}
+
+fn has_expired(pki_dir: &Path, name: &str) -> bool {
+    let left = load(pki_dir, name).ok().flatten().and_then(|(certificate, _)| remaining(&certificate));
+    left.is_none_or(|left| !left.is_positive())
 }
 
 async fn wait_for_renewal(pki_dir: &Path, name: &str) {

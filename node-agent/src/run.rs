@@ -20,7 +20,7 @@ use crate::kubelet::events::Recorder;
 use crate::kubelet::image_manager::ImageManager;
 use crate::kubelet::messages::SandboxChanged;
 use crate::kubelet::prober::Task;
-use crate::kubelet::volumes;
+use crate::kubelet::{resource_watch, volumes};
 use crate::{feeders, node_status};
 
 /// Why the agent could not run. Errors of single pods never end it.
@@ -144,7 +144,8 @@ fn start_kubelet(context: Arc<Context>, pods: Reflector<Pod>) -> KubeletThread {
             // Subscribed before anything is looked at, so that no exit is missed.
             let events = context.runtime.events();
             pods.ready().await;
-            let kubelet = Kubelet::new(context, pods).start();
+            let kubelet = Kubelet::new(Arc::clone(&context), pods.clone()).start();
+            let _watch = Task::spawn(resource_watch::watch(context, pods, kubelet.clone().recipient()));
             std::thread::spawn(move || {
                 while let Ok(event) = events.recv() {
                     let (RuntimeEvent::ContainerExited { sandbox_id, .. } | RuntimeEvent::SandboxLost { sandbox_id }) = event else {

@@ -10,7 +10,7 @@ use trierarch_runtime::spec::{
 
 use super::env::ConfigError;
 use super::expand::{expand, expand_strict};
-use super::{hosts, qos, resources};
+use super::{hosts, qos, resources, runs, volumes};
 
 /// What an image says about running it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Input<'a> {
     pub volumes: &'a BTreeMap<String, PathBuf>,
     /// Managed files to mount: host path by path in the container.
     pub files: &'a [(PathBuf, String)],
+    /// The runtime's id of the container whose processes an ephemeral one sees.
+    pub processes_of: Option<String>,
     /// For `oom_score_adj`.
     pub node_memory_bytes: i64,
     /// Where local seccomp profiles are.
@@ -103,9 +105,10 @@ pub fn build(input: &Input<'_>) -> Result<ContainerSpec, ConfigError> {
         log_path: PathBuf::from(format!("{}/{}.log", container.name, input.attempt)),
         log_rotation: LogRotation::default(),
         stop_signal: stop_signal.as_deref().and_then(signal_number),
+        processes_of: input.processes_of.clone(),
         labels: BTreeMap::from([
-            ("io.kubernetes.pod.uid".to_owned(), input.pod.metadata.uid.clone().unwrap_or_default()),
-            ("io.kubernetes.container.name".to_owned(), container.name.clone()),
+            (runs::POD_UID.to_owned(), input.pod.metadata.uid.clone().unwrap_or_default()),
+            (runs::CONTAINER_NAME.to_owned(), container.name.clone()),
         ]),
         ..ContainerSpec::default()
     })
@@ -129,7 +132,7 @@ fn command(container: &Container, image: &ImageDefaults, lookup: &dyn Fn(&str) -
 }
 
 fn user(input: &Input<'_>, own: &SecurityContext, shared: &PodSecurityContext) -> Result<User, ConfigError> {
-    let id = |value: i64| u32::try_from(value).map_err(|_| ConfigError(format!("invalid id {value}")));
+    let id = |value: i64| u32::try_from(value).map_err(|_too_large| ConfigError(format!("invalid id {value}")));
     let wanted = own.run_as_user.or(shared.run_as_user);
     let group = own.run_as_group.or(shared.run_as_group);
     let image_user = input.image.user.as_str();
@@ -241,7 +244,9 @@ fn volume_mount(mount: &VolumeMount, input: &Input<'_>, lookup: &dyn Fn(&str) ->
         .get(&mount.name)
         .ok_or_else(|| ConfigError(format!("cannot find volume {:?} to mount into container {:?}", mount.name, input.container.name)))?;
     let path = sub_path(mount, lookup)?;
-    let read_only = match (mount.read_only == Some(true), mount.recursive_read_only.as_deref()) {
+    // What comes from the API is not for containers to write.
+    let from_api = input.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|v| v.name == mount.name && volumes::from_api(v));
+    let read_only = match (mount.read_only == Some(true) || from_api, mount.recursive_read_only.as_deref()) {
         (false, _) => ReadOnly::No,
         (true, Some("Enabled" | "IfPossible")) => ReadOnly::Recursive,
         (true, _) => ReadOnly::Yes,
@@ -290,7 +295,7 @@ pub fn sandbox(pod: &Pod, id: String, log_dir: PathBuf, cluster_domain: &str, pi
         cgroup: resources::cgroup_path(pod),
         resources: resources::of_pod(pod, pids_limit),
         log_dir,
-        labels: BTreeMap::from([("io.kubernetes.pod.uid".to_owned(), pod.metadata.uid.clone().unwrap_or_default())]),
+        labels: BTreeMap::from([(runs::POD_UID.to_owned(), pod.metadata.uid.clone().unwrap_or_default())]),
         ..SandboxSpec::default()
     }
 }

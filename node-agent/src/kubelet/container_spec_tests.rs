@@ -25,6 +25,7 @@ fn build_of(container: Value, pod_spec: Value, image_user: &str) -> Result<Conta
         env: &[("A".into(), "pod".into())],
         volumes: &BTreeMap::from([("v".into(), PathBuf::from("/vol"))]),
         files: &[(PathBuf::from("/h"), "/etc/hosts".into())],
+        processes_of: None,
         node_memory_bytes: 1 << 30,
         seccomp_dir: Path::new("/seccomp"),
         resolve_user: &|user| Ok(User { uid: user.split(':').next().unwrap().parse().unwrap_or(0), gid: 0, additional_gids: vec![] }),

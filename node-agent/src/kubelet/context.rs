@@ -167,8 +167,8 @@ pub struct PodSources {
 }
 
 impl PodSources {
-    /// Follows everything the pod refers to; keeps what `old` follows already. Waits for the first copies, within limits.
-    pub async fn of(context: &Context, pod: &Pod, old: &PodSources) -> Self {
+    /// Follows everything the pod refers to; keeps what `old` follows already. [`Self::ready`] waits for the first copies.
+    pub fn of(context: &Context, pod: &Pod, old: &PodSources) -> Self {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let followed: BTreeMap<Reference, Arc<Followed>> = references(pod)
             .into_keys()
@@ -178,12 +178,15 @@ impl PodSources {
                 (reference, followed)
             })
             .collect();
-        let all = futures::future::join_all(followed.values().map(|f| f.ready()));
-        // A master that does not answer in time leaves the reference missing; the next attempt looks again.
-        let _ = tokio::time::timeout(FIRST_COPY, all).await;
-        let _ = tokio::time::timeout(FIRST_COPY, context.services.ready()).await;
         let tokens = Mutex::new(old.tokens.lock().clone());
         Self { followed, tokens }
+    }
+
+    /// Waits for the first copies, within limits.
+    pub async fn ready(&self, context: &Context) {
+        let all = futures::future::join_all(self.followed.values().map(|f| f.ready()));
+        // A master that does not answer in time leaves the reference missing; the next attempt looks again.
+        let _ = tokio::time::timeout(FIRST_COPY, futures::future::join(all, context.services.ready())).await;
     }
 
     /// The present values.

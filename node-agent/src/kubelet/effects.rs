@@ -24,7 +24,7 @@ use super::observed::{Attempt, Finished, SandboxRecord, Waiting};
 use super::pod_actions::find_container;
 use super::probe::Outcome as Probed;
 use super::volumes::payload::PayloadInput;
-use super::{resources, volumes};
+use super::{resources, runs, volumes};
 use crate::clock;
 
 /// Most processes of a pod.
@@ -55,8 +55,9 @@ fn fresh_version() -> String {
 /// # Errors
 /// One text per volume, already worded for the event.
 pub async fn set_up_volumes(context: &Arc<Context>, pod: &Arc<Pod>, old: Arc<PodSources>) -> Result<Arc<PodSources>, Vec<String>> {
-    let sources = Arc::new(PodSources::of(context, pod, &old).await);
-    if let Err(message) = sources.renew_tokens(context, pod).await {
+    let sources = Arc::new(PodSources::of(context, pod, &old));
+    let ((), renewed) = futures::future::join(sources.ready(context), sources.renew_tokens(context, pod)).await;
+    if let Err(message) = renewed {
         return Err(vec![format!("MountVolume.SetUp failed for volume \"kube-api-access\" : {message}")]);
     }
     write_volumes(context, pod, &sources, true).await.map(|_| sources)
@@ -324,6 +325,13 @@ fn create(
             })?;
         }
     }
+    make_room(context, pod, &container.name);
+    if attempt > 0
+        && let Err(error) = context.runtime.update_sandbox_resources(&sandbox.id, &resources::of_pod(pod, POD_PIDS_MAX))
+    {
+        // The pod may have been resized since its sandbox was made.
+        tracing::debug!(container = container.name, %error, "Could not bring a pod's limits up to date");
+    }
     let id = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
     let layers = context.images.store().prepare(image).map_err(|e| create_error(trierarch_images::chain(&e)))?;
     let writable = context.config.data_dir.join("containers").join(&id);
@@ -354,6 +362,14 @@ fn create(
             .collect();
     files.push((message_file, container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".to_owned())));
     let user_rootfs = rootfs.clone();
+    let processes_of = match target_container(pod, &container.name) {
+        None => None,
+        Some(target) => {
+            let runs = runs::of_container(context.runtime.list_containers(), &pod_uid, target);
+            let running = runs.into_iter().find(|run| run.state == ContainerState::Running);
+            Some(running.ok_or_else(|| create_error(format!("target container {target:?} is not running")))?.id)
+        }
+    };
     let spec = container_spec::build(&container_spec::Input {
         pod,
         container,
@@ -364,6 +380,7 @@ fn create(
         env: &env,
         volumes: &paths,
         files: &files,
+        processes_of,
         node_memory_bytes: context.memory_bytes(),
         seccomp_dir: &context.config.data_dir.join("seccomp"),
         resolve_user: &|user| trierarch_runtime::users::resolve(&user_rootfs, user).map(|found| found.user).map_err(|e| e.to_string()),
@@ -392,6 +409,45 @@ fn create(
         stop_signal: container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
         ..Attempt::default()
     })
+}
+
+/// The container whose processes an ephemeral one is to see; nothing where all of the pod share them anyway.
+fn target_container<'p>(pod: &'p Pod, name: &str) -> Option<&'p str> {
+    let spec = pod.spec.as_ref()?;
+    if spec.share_process_namespace == Some(true) || spec.host_pid == Some(true) {
+        return None;
+    }
+    let own = spec.ephemeral_containers.iter().flatten().find(|c| c.name == name)?;
+    own.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
+/// Removes runs of a container that nobody asks for any more; what can't be removed now goes with the pod.
+fn make_room(context: &Context, pod: &Pod, name: &str) {
+    let runs = runs::of_container(context.runtime.list_containers(), &uid(pod), name);
+    for run in runs::superseded(&runs) {
+        if let Err(error) = forget(context, pod, name, run) {
+            tracing::debug!(container = run.id, error, "Could not remove an old run of a container");
+        }
+    }
+}
+
+fn forget(context: &Context, pod: &Pod, name: &str, run: &ContainerStatus) -> Result<(), String> {
+    context.runtime.remove_container(&run.id).map_err(|e| e.to_string())?;
+    remove_dir(&context.config.data_dir.join("containers").join(&run.id))?;
+    context.images.store().unpin(&context.config.node_name, &run.id).map_err(|e| trierarch_images::chain(&e))?;
+    let _ = fs::remove_file(context.pod_dir(&uid(pod)).join("containers").join(name).join(&run.id));
+    let Some((dir, file)) = run.log_path.as_ref().and_then(|path| Some((path.parent()?, path.file_name()?.to_str()?))) else {
+        return Ok(());
+    };
+    // Rotated logs are called like the log with a suffix.
+    let rotated = format!("{file}.");
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let own = entry.file_name();
+        if own.to_str().is_some_and(|own| own == file || own.starts_with(&rotated)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 fn shown_image(container: &Container, image: &trierarch_images::Image) -> String {

@@ -13,6 +13,9 @@ use super::sources::Sources;
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
+/// Reads a file by volume and path.
+pub type ReadVolumeFile<'a> = &'a dyn Fn(&str, &str) -> Result<Vec<u8>, String>;
+
 /// What the environment is made from.
 #[derive(Clone, Copy)]
 pub struct EnvInput<'a> {
@@ -23,7 +26,7 @@ pub struct EnvInput<'a> {
     /// What the node knows.
     pub facts: &'a NodeFacts,
     /// Reads a file of one of the pod's volumes, for `fileKeyRef`.
-    pub read_volume_file: &'a dyn Fn(&str, &str) -> Result<Vec<u8>, String>,
+    pub read_volume_file: ReadVolumeFile<'a>,
 }
 
 /// Names and values in the order in which they are defined; service links last.
@@ -126,7 +129,7 @@ fn referenced(variable: &EnvVar, container: &Container, input: &EnvInput<'_>) ->
             Err(_) if optional => return Ok(None),
             Err(message) => return Err(ConfigError(message)),
         };
-        let file = parse_env_file(&String::from_utf8_lossy(&bytes)).map_err(|_| ConfigError("couldn't parse env file".to_owned()))?;
+        let file = parse_env_file(&String::from_utf8_lossy(&bytes)).map_err(|_line| ConfigError("couldn't parse env file".to_owned()))?;
         return match file.get(&r.key) {
             Some(value) => Ok(Some(value.clone())),
             None if optional => Ok(None),

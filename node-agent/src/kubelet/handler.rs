@@ -30,7 +30,7 @@ pub async fn exec(context: &Context, container_id: &str, command: Vec<String>, t
             Outcome::Failure(format!("command timed out after {}s", timeout.unwrap_or_default().as_secs()))
         }
         Ok(Err(error)) => match error.start_error() {
-            Some(start) => Outcome::Failure(start.message.clone()),
+            Some(start) => Outcome::Error(format!("failed to exec in container: {}", start.message)),
             None => Outcome::Error(error.to_string()),
         },
         Err(error) => Outcome::Error(error.to_string()),

@@ -202,20 +202,17 @@ fn run(spec: &PodSpec, input: &Input<'_>, plan: &mut Plan) {
         plan.wake(until);
         return;
     }
+    // Volumes and namespaces do not need each other, so they are made at the same time.
     if !input.record.volumes_ready {
         plan.actions.push(Action::SetUpVolumes);
-        return;
     }
     match &input.record.sandbox {
-        None => {
-            plan.actions.push(Action::CreateSandbox { attempt: input.record.sandbox_attempts });
-            return;
-        }
-        Some(sandbox) if !sandbox.ready => {
-            plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
-            return;
-        }
+        None => plan.actions.push(Action::CreateSandbox { attempt: input.record.sandbox_attempts }),
+        Some(sandbox) if !sandbox.ready => plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() }),
         Some(_) => {}
+    }
+    if !plan.actions.is_empty() {
+        return;
     }
     for container in spec.ephemeral_containers.iter().flatten() {
         if container_record(input, &container.name).is_none_or(|r| r.current.is_none()) && may_start(input, plan, &container.name, None) {
@@ -292,7 +289,17 @@ fn keep(spec: &PodSpec, container: &Container, input: &Input<'_>, plan: &mut Pla
                     message: message.clone(),
                     grace_seconds: grace.max(0),
                 });
-            } else if needs_resize(container, attempt.resources.as_ref()) {
+                return;
+            }
+            let changed = resized(container, attempt.resources.as_ref());
+            if changed.iter().any(|name| resize_restarts(container, name)) {
+                plan.actions.push(Action::KillContainer {
+                    name: container.name.clone(),
+                    id: attempt.id.clone(),
+                    message: format!("Container {} resize requires restart", container.name),
+                    grace_seconds: spec.termination_grace_period_seconds.unwrap_or(30).max(0),
+                });
+            } else if !changed.is_empty() {
                 plan.actions.push(Action::ResizeContainer { name: container.name.clone(), id: attempt.id.clone() });
             }
         }
@@ -305,16 +312,21 @@ fn keep(spec: &PodSpec, container: &Container, input: &Input<'_>, plan: &mut Pla
     }
 }
 
-/// The spec asks for other resources than those in force.
-fn needs_resize(container: &Container, in_force: Option<&serde_json::Value>) -> bool {
-    let Some(in_force) = in_force else { return false };
+/// The container may take another amount of this resource only by starting anew.
+fn resize_restarts(container: &Container, resource: &str) -> bool {
+    container.resize_policy.iter().flatten().any(|policy| policy.resource_name == resource && policy.restart_policy == "RestartContainer")
+}
+
+/// The resources of which the spec asks for other amounts than those in force.
+fn resized(container: &Container, in_force: Option<&serde_json::Value>) -> Vec<&'static str> {
+    let Some(in_force) = in_force else { return Vec::new() };
     let wanted = container.resources.clone().unwrap_or_default();
     let old: k8s_openapi::api::core::v1::ResourceRequirements = serde_json::from_value(in_force.clone()).unwrap_or_default();
     let differs = |name: &str| {
         let get = |list: &Option<super::quantity::ResourceList>| super::quantity::get_millis(list.as_ref(), name);
         get(&wanted.limits) != get(&old.limits) || get(&wanted.requests) != get(&old.requests)
     };
-    differs("cpu") || differs("memory")
+    ["cpu", "memory"].into_iter().filter(|name| differs(name)).collect()
 }
 
 fn start(container: &Container, input: &Input<'_>, plan: &mut Plan) {

@@ -85,11 +85,12 @@ fn two() -> Value {
 }
 
 #[test]
-fn a_new_pod_gets_volumes_then_a_sandbox_then_its_containers_in_order() {
+fn a_new_pod_gets_volumes_and_a_sandbox_then_its_containers_in_order() {
     let bare = || Case::new(two()).with(|c| c.record = PodRecord { start_time: Some(at(0)), ..PodRecord::default() });
-    bare().check(&["volumes"]);
-    bare().with(|c| c.live.in_flight = [EffectKey::Volumes].into()).check(&[]);
+    bare().check(&["volumes", "sandbox 0"]);
+    bare().with(|c| c.live.in_flight = [EffectKey::Volumes, EffectKey::Sandbox].into()).check(&[]);
     bare().with(|c| c.record.volumes_ready = true).check(&["sandbox 0"]);
+    Case::new(two()).with(|c| c.record.volumes_ready = false).check(&["volumes"]);
     Case::new(two()).check(&["start a 0"]);
     Case::new(two()).with(|c| c.live.in_flight = [EffectKey::Start("a".into())].into()).check(&[]);
     Case::new(two()).running("a").check(&["start b 0"]);
@@ -129,7 +130,7 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
 #[test]
 fn a_crashed_container_waits_for_its_back_off() {
     let wait = RestartWait { at: at(20), length: SignedDuration::from_secs(10) };
-    let case = Case::new(json!({"containers": [{"name": "a"}]})).exited("a", 1).with(|c| drop(c.live.restart_at.insert("a".into(), wait)));
+    let case = Case::new(json!({"containers": [{"name": "a"}]})).exited("a", 1).with(|c| c.live.restart_at.extend([("a".into(), wait)]));
     case.check(&[]);
     assert_eq!(case.plan().wake_at, Some(at(20)));
     case.with(|c| c.now = at(20)).check(&["start a 1"]);
@@ -220,4 +221,22 @@ fn changed_resources_are_applied_in_place() {
     };
     with("1").check(&["resize a"]);
     with("2000m").check(&[]);
+}
+
+#[test]
+fn other_resources_are_set_in_place_or_by_a_restart() {
+    let spec = |policy: &str| {
+        json!({"terminationGracePeriodSeconds": 7, "containers": [{"name": "a", "resources": {"limits": {"cpu": "2", "memory": "64Mi"}},
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": policy}]}]})
+    };
+    let case = |policy: &str, in_force: Value| {
+        Case::new(spec(policy))
+            .running("a")
+            .with(|c| c.record.containers.get_mut("a").unwrap().current.as_mut().unwrap().resources = Some(in_force))
+    };
+    let same = || json!({"limits": {"cpu": "2000m", "memory": "64Mi"}});
+    case("RestartContainer", same()).check(&[]);
+    case("NotRequired", json!({"limits": {"cpu": "2", "memory": "32Mi"}})).check(&["resize a"]);
+    case("RestartContainer", json!({"limits": {"cpu": "1", "memory": "64Mi"}})).check(&["resize a"]);
+    case("RestartContainer", json!({"limits": {"cpu": "2", "memory": "32Mi"}})).check(&["kill a 7"]);
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::backoff;
-use super::observed::{Attempt, ContainerRecord, EffectKey, Finished, Live, PodRecord};
+use super::observed::{Attempt, ContainerRecord, EffectKey, Finished, Live, PodFailure, PodRecord};
 use super::pod_actions::ephemeral_as_container;
 use super::qos;
 use super::restart::{init_restarts, is_sidecar, restarts};
@@ -34,6 +34,9 @@ pub struct Input<'a> {
 pub fn compute(input: &Input<'_>) -> PodStatus {
     let old = input.pod.status.clone().unwrap_or_default();
     let Some(spec) = &input.pod.spec else { return old };
+    if let Some(failure) = input.record.failure.as_ref().filter(|failure| failure.rejected) {
+        return rejected(failure, old, input);
+    }
     let init: Vec<Container> = spec.init_containers.clone().unwrap_or_default();
     let ephemeral: Vec<Container> = spec.ephemeral_containers.iter().flatten().map(ephemeral_as_container).collect();
     let has_init = !init.is_empty();
@@ -43,9 +46,9 @@ pub fn compute(input: &Input<'_>) -> PodStatus {
         ephemeral.iter().map(|c| container_status(spec, c, Role::Ephemeral, false, input)).collect();
 
     let mut phase = phase(spec, &init_statuses, &statuses, ended(input));
+    // Whatever its containers said at their end: the agent ended the pod, so it failed.
     if let Some(failure) = &input.record.failure
-        && !matches!(phase, "Succeeded")
-        && (failure.rejected || no_process(input))
+        && no_process(input)
     {
         phase = "Failed";
     }
@@ -86,6 +89,45 @@ pub fn compute(input: &Input<'_>) -> PodStatus {
         resize: None,
         ..old
     }
+}
+
+/// The status of a pod that the node does not take: nothing of it was ever made.
+fn rejected(failure: &PodFailure, old: PodStatus, input: &Input<'_>) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(failure.reason.clone()),
+        message: Some(format!("Pod was rejected: {}", failure.message)),
+        start_time: input.record.start_time.map(Time).or(old.start_time),
+        qos_class: Some(old.qos_class.clone().unwrap_or_else(|| qos::of_pod(input.pod).as_str().to_owned())),
+        observed_generation: input.pod.metadata.generation,
+        ..old
+    }
+}
+
+/// Whether somebody may wait for what `new` says: a phase, a readiness, or a container that began, ended or can't start.
+pub fn is_urgent(old: Option<&PodStatus>, new: &PodStatus) -> bool {
+    let ready = |status: &PodStatus| status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    let states = |status: &PodStatus| -> Vec<String> {
+        let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+        lists.into_iter().flatten().flatten().filter_map(news).collect()
+    };
+    match old {
+        Some(old) => old.phase != new.phase || ready(old) != ready(new) || states(old) != states(new),
+        None => true,
+    }
+}
+
+/// What is to be told about a container; nothing while it is only being made.
+fn news(status: &ContainerStatus) -> Option<String> {
+    let state = status.state.as_ref()?;
+    let text = if state.running.is_some() {
+        format!("running, ready: {}", status.ready)
+    } else if let Some(ended) = &state.terminated {
+        format!("ended: {}", ended.exit_code)
+    } else {
+        state.waiting.as_ref()?.reason.clone().filter(|reason| !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing"))?
+    };
+    Some(format!("{} {} {text}", status.name, status.restart_count))
 }
 
 #[derive(Clone, Copy, PartialEq)]

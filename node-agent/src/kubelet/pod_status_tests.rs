@@ -181,7 +181,7 @@ fn waiting_containers_say_why() {
 #[test]
 fn a_crash_loop_shows_the_last_run() {
     let wait = RestartWait { at: at(20), length: jiff::SignedDuration::from_secs(20) };
-    let case = Case::new(one("Always")).exited("a", 1).exited("a", 3).with(|c| drop(c.live.restart_at.insert("a".into(), wait)));
+    let case = Case::new(one("Always")).exited("a", 1).exited("a", 3).with(|c| c.live.restart_at.extend([("a".into(), wait)]));
     let status = case.status().container_statuses.unwrap().remove(0);
     let waiting = status.state.unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
@@ -220,8 +220,34 @@ fn a_failure_of_the_agents_making_ends_the_pod_once_nothing_runs() {
     };
     let case = |c: Case| c.with(|c| c.record.failure = Some(failure.clone()));
     case(Case::new(one("Always")).running("a", true)).phase("Running");
+    case(Case::new(one("Always")).exited("a", 0)).phase("Failed");
     let gone = case(Case::new(one("Always")).exited("a", 137));
     gone.phase("Failed");
     assert_eq!(gone.status().reason.as_deref(), Some("Evicted"));
     assert_eq!(gone.condition("DisruptionTarget").1.as_deref(), Some("TerminationByKubelet"));
+}
+
+#[test]
+fn only_news_is_urgent() {
+    let creating = Case::new(one("Always"));
+    let bare = PodStatus { phase: Some("Pending".into()), ..PodStatus::default() };
+    assert!(!is_urgent(Some(&bare), &creating.status()), "a pod that is being made is no news");
+    let running = Case::new(one("Always")).running("a", false).status();
+    assert!(is_urgent(Some(&creating.status()), &running));
+    assert!(!is_urgent(Some(&running), &running));
+    assert!(is_urgent(Some(&running), &Case::new(one("Always")).running("a", true).status()));
+    assert!(is_urgent(Some(&running), &Case::new(one("Always")).exited("a", 1).status()));
+    let waiting = Waiting { reason: "ErrImagePull".into(), message: String::new(), retry_at: None };
+    let failing = Case::new(one("Always")).with(|c| c.live.waiting.extend([("a".into(), waiting)]));
+    assert!(is_urgent(Some(&creating.status()), &failing.status()));
+}
+
+#[test]
+fn a_pod_that_the_node_refuses_has_no_containers() {
+    let failure =
+        PodFailure { reason: "SysctlForbidden".into(), message: "forbidden sysctl".into(), rejected: true, ..PodFailure::default() };
+    let status = Case::new(one("Always")).with(|c| c.record.failure = Some(failure)).status();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("SysctlForbidden")));
+    assert_eq!(status.message.as_deref(), Some("Pod was rejected: forbidden sysctl"));
+    assert_eq!((status.container_statuses, status.observed_generation), (None, Some(2)));
 }

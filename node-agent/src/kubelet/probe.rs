@@ -31,7 +31,7 @@ pub enum Outcome {
     Success,
     /// Not as wished, with what was seen.
     Failure(String),
-    /// The probe itself could not be made; counts as a failure with another event text.
+    /// The probe itself could not be made: an event, but no result.
     Error(String),
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 
 use super::context::Context;
@@ -11,6 +12,9 @@ use super::handler;
 use super::messages::WorkerEvent;
 use super::probe::{Outcome, ProbeKind, Series};
 use super::worker::PodWorker;
+
+/// A probe that could not be made is tried as often before the attempt is given up.
+const ATTEMPTS: usize = 3;
 
 /// A background task that ends with its owner.
 pub struct Task(tokio::task::JoinHandle<()>);
@@ -41,12 +45,14 @@ pub struct Target {
     pub id: String,
     /// The pod's address.
     pub pod_ip: String,
+    /// When it started: initial delays count from there, also after a restart of the agent.
+    pub started_at: Option<Timestamp>,
     /// Who is told.
     pub worker: Addr<PodWorker>,
 }
 
 /// The probes of a container that has started: the startup probe alone first, then the other two.
-pub fn start(target: &Target, started: bool) -> Vec<Task> {
+pub fn start(target: &Target, started: bool) -> Vec<(ProbeKind, Task)> {
     let probes = |kind| match kind {
         ProbeKind::Startup => target.container.startup_probe.clone(),
         ProbeKind::Liveness => target.container.liveness_probe.clone(),
@@ -57,7 +63,7 @@ pub fn start(target: &Target, started: bool) -> Vec<Task> {
     } else {
         &[ProbeKind::Liveness, ProbeKind::Readiness]
     };
-    kinds.iter().filter_map(|kind| Some(Task::spawn(follow(target.clone(), *kind, probes(*kind)?)))).collect()
+    kinds.iter().filter_map(|kind| Some((*kind, Task::spawn(follow(target.clone(), *kind, probes(*kind)?))))).collect()
 }
 
 async fn follow(target: Target, kind: ProbeKind, probe: Probe) {
@@ -65,6 +71,8 @@ async fn follow(target: Target, kind: ProbeKind, probe: Probe) {
         Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default))
     };
     let delay = Duration::from_secs(probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).unwrap_or(0));
+    let age = target.started_at.and_then(|at| Duration::try_from(crate::clock::now().duration_since(at)).ok()).unwrap_or_default();
+    let delay = delay.saturating_sub(age);
     let mut series = Series::new(&probe);
     // The period is what the user asked for; the first probe comes right after the initial delay.
     let mut ticks =
@@ -73,7 +81,12 @@ async fn follow(target: Target, kind: ProbeKind, probe: Probe) {
     let mut believed = None;
     loop {
         ticks.tick().await;
-        let outcome = ask(&target, &probe, seconds(probe.timeout_seconds, 1)).await;
+        let mut outcome = ask(&target, &probe, seconds(probe.timeout_seconds, 1)).await;
+        for _ in 1..ATTEMPTS {
+            if matches!(outcome, Outcome::Error(_)) {
+                outcome = ask(&target, &probe, seconds(probe.timeout_seconds, 1)).await;
+            }
+        }
         let name = &target.container.name;
         match &outcome {
             Outcome::Success => {}
@@ -88,6 +101,8 @@ async fn follow(target: Target, kind: ProbeKind, probe: Probe) {
                     "Unhealthy",
                     format!("{} probe errored and resulted in unknown state: {text}", kind.name()),
                 );
+                // Nothing was learnt about the container.
+                continue;
             }
         }
         let Some(success) = series.observe(outcome == Outcome::Success) else { continue };

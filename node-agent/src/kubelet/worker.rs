@@ -21,12 +21,16 @@ use super::pod_actions::{self, Action, find_container};
 use super::pod_status;
 use super::probe::ProbeKind;
 use super::prober::{self, Target, Task};
+use super::restart;
+use super::volumes;
 use crate::clock;
 
 /// A pod has a few events at a time; the kubelet repeats what did not fit.
 const MAILBOX: usize = 256;
 /// After a failed effect.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
+/// A status without news for anybody waits so long for more: a pod that starts says so once, not three times.
+const GATHER: SignedDuration = SignedDuration::from_millis(100);
 
 /// One pod's worker.
 pub struct PodWorker {
@@ -39,10 +43,12 @@ pub struct PodWorker {
     backoff: Backoff<String>,
     sources: Arc<PodSources>,
     watching: Vec<Task>,
-    probes: HashMap<String, Vec<Task>>,
+    probes: HashMap<String, Vec<(ProbeKind, Task)>>,
     starts: HashMap<String, tokio::sync::oneshot::Sender<()>>,
     status_in_flight: bool,
     status_retry_at: Option<Timestamp>,
+    /// A status that differs only in details is written at this time, together with what else has changed by then.
+    status_due: Option<Timestamp>,
     renew_at: Option<Timestamp>,
     refreshing: bool,
     wake: Option<SpawnHandle>,
@@ -73,6 +79,7 @@ impl PodWorker {
             starts: HashMap::new(),
             status_in_flight: false,
             status_retry_at: None,
+            status_due: None,
             renew_at: None,
             refreshing: false,
             wake: None,
@@ -120,6 +127,7 @@ impl PodWorker {
         }
         self.save();
         self.report(ctx, now);
+        wake = wake.into_iter().chain(self.status_due).min();
         if let Some(old) = self.wake.take() {
             ctx.cancel_future(old);
         }
@@ -134,6 +142,10 @@ impl PodWorker {
         if self.vanished && self.live.cleaned {
             let _ = self.parent.try_send(WorkerFinished { uid: self.uid() });
         }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.pod.spec.as_ref().is_some_and(|spec| restart::is_complete(spec, |name| self.record.containers.get(name).cloned()))
     }
 
     fn fail(&mut self, failure: PodFailure) {
@@ -169,7 +181,7 @@ impl PodWorker {
             Action::KillContainer { name, id, message, grace_seconds } => {
                 self.context.events.pod(&self.pod, Some(&name), false, "Killing", message.clone());
                 let sandbox = self.sandbox();
-                self.probes.remove(&name);
+                self.probe_only_readiness(&name);
                 self.run(ctx, key, async move {
                     effects::kill(&context, &pod, &name, &id, grace_seconds, &message, &sandbox).await;
                     EffectResult::Killed
@@ -189,7 +201,12 @@ impl PodWorker {
     }
 
     fn run(&mut self, ctx: &mut ActorContext<Self>, key: EffectKey, work: impl Future<Output = EffectResult> + 'static) {
-        ctx.spawn(work.into_actor(self).map(move |result, act, ctx| act.done(key, result, ctx)));
+        let began = clock::instant_now();
+        ctx.spawn(work.into_actor(self).map(move |result, act, ctx| {
+            let elapsed_ms = began.elapsed().as_millis();
+            tracing::debug!(pod = act.pod.metadata.name, effect = ?key, elapsed_ms, "Finished an effect");
+            act.done(key, result, ctx);
+        }));
     }
 
     fn done(&mut self, key: EffectKey, result: EffectResult, ctx: &mut ActorContext<Self>) {
@@ -316,6 +333,7 @@ impl PodWorker {
             container: Arc::new(container),
             id: id.to_owned(),
             pod_ip: if host_network { self.context.config.node_ip.to_string() } else { own },
+            started_at: self.record.containers.get(name).and_then(|r| r.current.as_ref()).and_then(|a| a.started_at),
             worker: ctx.address(),
         };
         self.probes.insert(name.to_owned(), prober::start(&target, started));
@@ -460,7 +478,17 @@ impl PodWorker {
             pod_status::compute(&pod_status::Input { pod: &self.pod, record: &self.record, live: &self.live, host_ips: &host_ips, now });
         let old = serde_json::to_value(self.pod.status.clone().unwrap_or_default()).unwrap_or_default();
         let new = serde_json::to_value(&status).unwrap_or_default();
-        let Some(patch) = status_patch(&old, &new) else { return };
+        let Some(patch) = status_patch(&old, &new) else {
+            self.status_due = None;
+            return;
+        };
+        if !pod_status::is_urgent(self.pod.status.as_ref(), &status) {
+            let due = *self.status_due.get_or_insert(now + GATHER);
+            if now < due {
+                return;
+            }
+        }
+        self.status_due = None;
         self.status_in_flight = true;
         // Until the watch brings it back, this is what the server has.
         let meta = &self.pod.metadata;
@@ -496,7 +524,9 @@ impl PodWorker {
         let old = std::mem::replace(&mut self.pod, pod);
         let (was, is) = (old.metadata.deletion_timestamp.is_some(), self.pod.metadata.deletion_timestamp.is_some());
         if is && !was {
-            self.probe_only_readiness();
+            self.live.condemned.clear();
+            let probed: Vec<String> = self.probes.keys().cloned().collect();
+            probed.iter().for_each(|name| self.probe_only_readiness(name));
             for (_, cancel) in self.starts.drain() {
                 // Refused only when the start is over already.
                 let _ = cancel.send(());
@@ -513,9 +543,11 @@ impl PodWorker {
         }
     }
 
-    /// Liveness no longer matters to a pod that ends; readiness still does.
-    fn probe_only_readiness(&mut self) {
-        self.live.condemned.clear();
+    /// Liveness no longer matters to a container that ends; readiness still does.
+    fn probe_only_readiness(&mut self, name: &str) {
+        if let Some(tasks) = self.probes.get_mut(name) {
+            tasks.retain(|(kind, _)| *kind == ProbeKind::Readiness);
+        }
     }
 
     /// A shorter grace period applies to what is being ended already.
@@ -558,6 +590,7 @@ impl PodWorker {
     /// After a restart of the agent: what runs is probed again, references are followed again.
     fn adopt(&mut self, ctx: &mut ActorContext<Self>) {
         self.look_at_runtime();
+        self.record.volumes_ready &= volumes::present(&self.context.volume_dirs(&self.uid()), &self.pod);
         let reported: BTreeMap<String, (bool, bool)> = self
             .pod
             .status
@@ -582,7 +615,11 @@ impl PodWorker {
         }
         if self.record.volumes_ready && self.pod.metadata.deletion_timestamp.is_none() && !self.vanished {
             let (context, pod) = (Arc::clone(&self.context), Arc::clone(&self.pod));
-            let work = async move { Arc::new(PodSources::of(&context, &pod, &PodSources::default()).await) };
+            let work = async move {
+                let sources = PodSources::of(&context, &pod, &PodSources::default());
+                sources.ready(&context).await;
+                Arc::new(sources)
+            };
             ctx.spawn(work.into_actor(self).map(|sources, act, ctx| act.follow(sources, ctx)));
         }
     }
@@ -593,6 +630,9 @@ impl Actor for PodWorker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
+        if let Some(failure) = self.record.failure.as_ref().filter(|failure| failure.rejected) {
+            self.context.events.pod(&self.pod, None, true, &failure.reason, failure.message.clone());
+        }
         self.adopt(ctx);
         self.drive(ctx);
     }
@@ -613,7 +653,7 @@ impl Handler<WorkerEvent> for PodWorker {
             WorkerEvent::SourcesChanged => self.renew(ctx),
             WorkerEvent::RuntimeChanged => self.look_at_runtime(),
             WorkerEvent::Probed { container, id, kind, success } => self.probed(&container, &id, kind, success, ctx),
-            WorkerEvent::Evicted(failure) if self.record.failure.is_none() => self.fail(failure),
+            WorkerEvent::Evicted(failure) if self.record.failure.is_none() && !self.is_complete() => self.fail(failure),
             WorkerEvent::Evicted(_) | WorkerEvent::Tick => {}
             WorkerEvent::Done { key, result } => return self.done(key, result, ctx),
             WorkerEvent::StatusWritten { ok, gone } => {

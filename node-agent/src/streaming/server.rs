@@ -12,7 +12,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus as ApiContainerStatus, Pod};
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -29,6 +29,8 @@ use super::{channels, spdy_session, websocket};
 use crate::clock;
 use crate::config::AgentConfig;
 use crate::kubelet::context::Context;
+use crate::kubelet::pod_status::container_id;
+use crate::kubelet::runs;
 use crate::run::AgentError;
 
 /// Who may come in.
@@ -187,17 +189,7 @@ impl Server {
 
     /// The runs of a container, newest first.
     fn runs(&self, pod: &Pod, container: &str) -> Vec<ContainerStatus> {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let label = |status: &ContainerStatus, name: &str| status.spec.labels.get(name).cloned().unwrap_or_default();
-        let mut runs: Vec<ContainerStatus> = self
-            .context
-            .runtime
-            .list_containers()
-            .into_iter()
-            .filter(|c| label(c, "io.kubernetes.pod.uid") == uid && label(c, "io.kubernetes.container.name") == container)
-            .collect();
-        runs.sort_by_key(|c| std::cmp::Reverse(c.created_at));
-        runs
+        runs::of_container(self.context.runtime.list_containers(), pod.metadata.uid.as_deref().unwrap_or_default(), container)
     }
 
     async fn logs(&self, namespace: &str, name: &str, container: &str, request: &Request<Incoming>) -> Response<Body> {
@@ -211,7 +203,7 @@ impl Server {
         if !known {
             return text(StatusCode::BAD_REQUEST, format!("container {container:?} in pod {name:?} is not available"));
         }
-        let run = if options.previous { runs.into_iter().nth(1) } else { runs.into_iter().next() };
+        let run = if options.previous { previous(runs, status_of(&pod, container)) } else { runs.into_iter().next() };
         let Some(run) = run else {
             let message = if options.previous {
                 format!("previous terminated container {container:?} in pod {name:?} not found")
@@ -248,14 +240,14 @@ impl Server {
         let runtime = Arc::clone(&self.context.runtime);
         match upgrade_of(request.headers()) {
             Some(Upgrade::WebSocket { key, offered }) => {
-                let Some(protocol) = channels::choose(offered.split(','), channels::PROTOCOLS) else {
+                let Some(dialect) = channels::Dialect::choose(&offered) else {
                     return text(StatusCode::BAD_REQUEST, format!("unable to upgrade: no supported sub-protocol in {offered:?}"));
                 };
-                let answer = websocket_answer(&key, protocol);
+                let answer = websocket_answer(&key, dialect.protocol);
                 tokio::spawn(async move {
                     match hyper::upgrade::on(request).await {
                         Ok(upgraded) => {
-                            websocket::carry(websocket::accept(upgraded).await, remote::start(runtime, running.id, wanted)).await
+                            websocket::carry(websocket::accept(upgraded).await, remote::start(runtime, running.id, wanted), dialect).await
                         }
                         Err(error) => tracing::debug!(%error, "Could not upgrade a connection"),
                     }
@@ -338,13 +330,23 @@ impl Server {
     }
 }
 
+fn status_of<'p>(pod: &'p Pod, container: &str) -> Option<&'p ApiContainerStatus> {
+    let lists = pod.status.iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses]);
+    lists.flatten().flatten().find(|s| s.name == container)
+}
+
+/// The run that `--previous` means: the one shown as last state, which is the newest one while its successor waits. `runs` are newest first.
+fn previous(runs: Vec<ContainerStatus>, status: Option<&ApiContainerStatus>) -> Option<ContainerStatus> {
+    let last = status.and_then(|s| s.last_state.as_ref()?.terminated.as_ref()?.container_id.clone());
+    match last {
+        Some(id) if runs.iter().any(|run| container_id(&run.id) == id) => runs.into_iter().find(|run| container_id(&run.id) == id),
+        _ => runs.into_iter().nth(1),
+    }
+}
+
 fn waiting_message(pod: &Pod, container: &str) -> String {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let statuses = pod
-        .status
-        .iter()
-        .flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).chain(&s.ephemeral_container_statuses).flatten());
-    let reason = statuses.into_iter().find(|s| s.name == container).and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone());
+    let reason = status_of(pod, container).and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone());
     match reason.as_deref() {
         Some("ErrImagePull") => format!("container {container:?} in pod {name:?} is waiting to start: image can't be pulled"),
         Some("ImagePullBackOff") => {
@@ -392,7 +394,9 @@ fn websocket_answer(key: &str, protocol: &'static str) -> Response<Body> {
     if let Ok(accept) = http::HeaderValue::from_str(&accept) {
         answer.headers_mut().insert("sec-websocket-accept", accept);
     }
-    answer.headers_mut().insert("sec-websocket-protocol", http::HeaderValue::from_static(protocol));
+    if !protocol.is_empty() {
+        answer.headers_mut().insert("sec-websocket-protocol", http::HeaderValue::from_static(protocol));
+    }
     answer
 }
 

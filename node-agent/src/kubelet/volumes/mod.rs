@@ -39,6 +39,11 @@ fn in_memory(volume: &Volume) -> bool {
     volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
 }
 
+/// The volume's files come from the API: read-only for containers.
+pub fn from_api(volume: &Volume) -> bool {
+    volume.config_map.is_some() || in_memory(volume)
+}
+
 /// A problem with one volume, as the `FailedMount` event says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeProblem {
@@ -46,6 +51,15 @@ pub struct VolumeProblem {
     pub volume: String,
     /// What is wrong.
     pub message: String,
+}
+
+/// Whether all that was made for the pod is still there: what is kept in memory is lost with the node.
+pub fn present(dirs: &VolumeDirs, pod: &Pod) -> bool {
+    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| v.host_path.is_none()).all(|volume| {
+        let path = dirs.path(volume);
+        let memory = volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
+        path.is_dir() && (!memory || is_mount_point(&path).unwrap_or(false))
+    })
 }
 
 /// Makes or refreshes all volumes; `version` must be new each time. Returns whether files of a volume changed.
@@ -212,6 +226,26 @@ mod tests {
         assert!(make_sub_path(dir.path(), "out/x").is_err() && make_sub_path(dir.path(), "../x").is_err());
         fs::write(dir.path().join("file"), "x").unwrap();
         make_sub_path(dir.path(), "file").unwrap();
+    }
+
+    #[test]
+    fn volumes_that_were_lost_with_the_node_are_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = VolumeDirs { disk: dir.path().join("disk"), memory: dir.path().join("memory") };
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [], "volumes": [
+            {"name": "d", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x"}}, {"name": "h", "hostPath": {"path": "/none"}}]}}))
+        .unwrap();
+        assert!(!present(&dirs, &pod));
+        fs::create_dir_all(dirs.disk.join("d")).unwrap();
+        fs::create_dir_all(dirs.memory.join("s")).unwrap();
+        assert!(present(&dirs, &pod));
+        fs::remove_dir_all(&dirs.memory).unwrap();
+        assert!(!present(&dirs, &pod));
+        let memory: Pod = serde_json::from_value(
+            serde_json::json!({"spec": {"containers": [], "volumes": [{"name": "d", "emptyDir": {"medium": "Memory"}}]}}),
+        )
+        .unwrap();
+        assert!(!present(&dirs, &memory), "a directory is there, but nothing is mounted on it");
     }
 
     #[test]
