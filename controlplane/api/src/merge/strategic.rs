@@ -181,10 +181,7 @@ fn merge_list(
                 merged.push(item.clone());
             }
         }
-        return Ok(match order {
-            Some(order) => in_order(None, merged, order, &original),
-            None => merged,
-        });
+        return Ok(in_order(None, merged, order.map_or(change, Vec::as_slice), &original));
     };
     if change.iter().any(|item| item.get(DIRECTIVE).and_then(Value::as_str) == Some("replace")) {
         return Ok(replaced_list(change));
@@ -214,10 +211,8 @@ fn merge_list(
             (_, None) => merged.push(Value::Object(merge_object(item_schema.as_deref(), Map::new(), item)?)),
         }
     }
-    Ok(match order {
-        Some(order) => in_order(Some(key), merged, order, &original),
-        None => merged,
-    })
+    // without a stated order, the patch's own counts: what it adds stands before what only the server knows
+    Ok(in_order(Some(key), merged, order.map_or(change, Vec::as_slice), &original))
 }
 
 /// Items named by `order` in that order; the others keep their place relative to their former neighbours.
@@ -286,6 +281,15 @@ mod tests {
     }
 
     #[test]
+    fn new_items_stand_before_those_of_the_server() {
+        check(
+            json!({"containers": [{"name": "old", "image": "x"}]}),
+            json!({"containers": [{"name": "new", "image": "y"}]}),
+            json!({"containers": [{"name": "new", "image": "y"}, {"name": "old", "image": "x"}]}),
+        );
+    }
+
+    #[test]
     fn items_are_deleted_and_lists_replaced_by_directive() {
         check(
             json!({"containers": [{"name": "a"}, {"name": "b"}]}),
@@ -323,7 +327,7 @@ mod tests {
         let original = json!({"metadata": {"finalizers": ["a/b", "c/d"]}});
         let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a/b"], "finalizers": ["e/f"]}});
         let result = apply(&schema, &original, &patch).unwrap();
-        assert_eq!(result["metadata"]["finalizers"], json!(["c/d", "e/f"]));
+        assert_eq!(result["metadata"]["finalizers"], json!(["e/f", "c/d"]));
     }
 
     #[test]
