@@ -11,6 +11,7 @@ use crate::apiserver::{ApiServer, StoreSnapshot};
 use crate::authenticate::Headers as _;
 use crate::dispatch::{Admitted, Answer, Body};
 use crate::proxy::agent::{self, AgentStream, Endpoint};
+use crate::proxy::links::{Page, Place};
 use crate::proxy::tunnel::{self, Tunnel};
 use crate::request::RequestInfo;
 
@@ -212,7 +213,9 @@ pub(crate) async fn request(admitted: &Admitted<'_>) -> Result<Answer, ApiError>
         Connection::Tls(stream) => agent::send(stream, request).await?,
         Connection::Agent(stream) => agent::send(stream, request).await?,
     };
-    Ok(answer(response, &call.path, &info.rest))
+    let base = call.path.strip_suffix(info.rest.as_str()).unwrap_or(&call.path).to_owned();
+    let own_name = call.headers.get("host").unwrap_or_default().to_owned();
+    Ok(answer(response, Place { base, hosts: vec![host, own_name] }))
 }
 
 /// The path and query at the backend.
@@ -221,28 +224,46 @@ pub fn target(info: &RequestInfo, query: &str) -> String {
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
-fn answer(response: hyper::Response<hyper::body::Incoming>, path: &str, rest: &str) -> Answer {
+fn answer(response: hyper::Response<hyper::body::Incoming>, place: Place) -> Answer {
     let code = response.status().as_u16();
-    let base = path.strip_suffix(rest).unwrap_or(path);
+    let redirects = response.headers().contains_key("location");
+    let is_page = !redirects && is_page(response.headers());
     let mut headers = Vec::new();
     for (name, value) in response.headers() {
-        if HOP_BY_HOP.contains(&name.as_str()) {
+        // rewriting changes a page's length
+        if HOP_BY_HOP.contains(&name.as_str()) || (is_page && name == "content-length") {
             continue;
         }
         let Ok(value) = value.to_str() else { continue };
-        // an absolute path at the backend is below the proxy's path here
-        let value = if name == "location" && value.starts_with('/') { format!("{base}{value}") } else { value.to_owned() };
+        let value = if name == "location" { place.rewrite(value) } else { value.to_owned() };
         headers.push((name.as_str().to_owned(), value));
     }
-    let stream = BodyStream::new(response.into_body())
-        .filter_map(|frame| async move {
-            match frame {
-                Ok(frame) => frame.into_data().ok().map(Ok),
-                Err(error) => Some(Err(std::io::Error::other(error))),
-            }
-        })
-        .boxed();
+    let pieces = BodyStream::new(response.into_body()).filter_map(|frame| async move {
+        match frame {
+            Ok(frame) => frame.into_data().ok().map(Ok),
+            Err(error) => Some(Err(std::io::Error::other(error))),
+        }
+    });
+    let stream = if is_page {
+        let page = Page::new(place);
+        // the end of the body is a piece of its own, so that what is left follows
+        let pieces = pieces.map(Some).chain(futures::stream::iter([None]));
+        let rewritten = pieces.scan(page, |page, piece| {
+            std::future::ready(Some(match piece {
+                Some(piece) => piece.map(|piece| Bytes::from(page.push(&piece))),
+                None => Ok(Bytes::from(page.finish())),
+            }))
+        });
+        rewritten.filter(|piece| std::future::ready(!piece.as_ref().is_ok_and(Bytes::is_empty))).boxed()
+    } else {
+        pieces.boxed()
+    };
     Answer { code, headers, body: Body::Stream(stream) }
+}
+
+fn is_page(headers: &hyper::HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text("content-type").split(';').next().unwrap_or_default().trim() == "text/html" && text("content-encoding").is_empty()
 }
 
 /// TLS to pods: upstream does not verify it either, since pods have no names that an authority could vouch for.

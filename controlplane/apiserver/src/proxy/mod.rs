@@ -3,5 +3,6 @@
 pub mod agent;
 pub mod forward;
 pub mod io;
+pub mod links;
 pub mod tunnel;
 pub mod upgrade;
