@@ -62,6 +62,8 @@ pub struct MasterConfig {
     pub cluster_domain: String,
     /// Silence after which a node counts as lost.
     pub node_grace: Duration,
+    /// How long pods that say nothing about it stay bound to a lost node.
+    pub toleration_seconds: i64,
 }
 
 impl MasterConfig {
@@ -225,6 +227,7 @@ fn settings(config: &MasterConfig, bundle: &Bundle, pki: &Pki) -> anyhow::Result
         cluster_ca_pem: bundle.cluster.certificate_pem.clone(),
         service_cidr: config.service_cidr,
         cluster_domain: config.cluster_domain.clone(),
+        toleration_seconds: config.toleration_seconds,
         advertise: config.api_address(),
         ..Settings::new(keys, Arc::clone(&pki.agents))
     })

@@ -60,6 +60,9 @@ pub struct Args {
     /// Milliseconds of silence after which a node counts as lost
     #[arg(long, default_value_t = 2500)]
     pub node_grace_ms: u64,
+    /// Seconds that pods stay bound to a lost node, unless they tolerate it for another time
+    #[arg(long, default_value_t = 5)]
+    pub toleration_seconds: i64,
 }
 
 /// Runs the master until SIGTERM.
@@ -96,6 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         service_cidr: cidr(&args.service_cidr)?,
         cluster_domain: args.cluster_domain,
         node_grace: Duration::from_millis(args.node_grace_ms),
+        toleration_seconds: args.toleration_seconds,
     })
 }
 

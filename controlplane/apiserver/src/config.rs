@@ -45,6 +45,8 @@ pub struct Settings {
     pub node_ports: RangeInclusive<u16>,
     /// Such as `cluster.local`.
     pub cluster_domain: String,
+    /// How long pods that say nothing about it stay on a node that is not ready or out of reach.
+    pub toleration_seconds: i64,
     /// `host:port` under which clients reach this master, for discovery documents.
     pub advertise: String,
     /// Requests that read, in flight; more get 429.
@@ -80,6 +82,7 @@ impl Settings {
             service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
             node_ports: 30_000..=32_767,
             cluster_domain: "cluster.local".to_owned(),
+            toleration_seconds: 5,
             advertise: "127.0.0.1:6443".to_owned(),
             reads_inflight_max: 400,
             writes_inflight_max: 200,

@@ -60,7 +60,7 @@ pub async fn mutate_create(
     if is(kind, "", "pods") {
         pod_admission::service_account(server, snapshot, ctx, object).await?;
         pod_admission::priority(object)?;
-        pod_admission::tolerations(object);
+        pod_admission::tolerations(object, server.settings.toleration_seconds);
     } else if is(kind, "", "nodes") {
         taint_not_ready(object);
     } else if is(kind, "", "namespaces") {

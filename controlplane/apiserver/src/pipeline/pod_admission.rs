@@ -15,8 +15,6 @@ const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 /// How long a new namespace's default account is waited for.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
-/// Seconds that a pod stays on a node that is not ready or not reachable.
-const TOLERATION_SECONDS: i64 = 300;
 /// Marks what a node runs on its own account.
 pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -160,8 +158,8 @@ pub fn priority(pod: &mut Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// `DefaultTolerationSeconds`: a node that is away for a moment does not lose its pods.
-pub fn tolerations(pod: &mut Value) {
+/// `DefaultTolerationSeconds`: a node that is away for a moment does not lose its pods. Upstream's default is 300 seconds.
+pub fn tolerations(pod: &mut Value, seconds: i64) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerated = pod["spec"]["tolerations"].as_array().into_iter().flatten().any(|toleration| {
             let named = toleration["key"].as_str().unwrap_or_default();
@@ -171,7 +169,7 @@ pub fn tolerations(pod: &mut Value) {
         if !tolerated {
             push(
                 &mut pod["spec"]["tolerations"],
-                json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS }),
+                json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds }),
             );
         }
     }
@@ -199,11 +197,12 @@ mod tests {
     fn tolerations_that_are_there_stay() {
         let mut pod =
             json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "tolerationSeconds": 5}]}});
-        tolerations(&mut pod);
+        tolerations(&mut pod, 7);
         assert_eq!(pod["spec"]["tolerations"].as_array().expect("a list").len(), 2);
+        assert_eq!(pod["spec"]["tolerations"][1]["tolerationSeconds"], 7);
         assert_eq!(pod["spec"]["tolerations"][0]["tolerationSeconds"], 5);
         let mut all = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
-        tolerations(&mut all);
+        tolerations(&mut all, 7);
         assert_eq!(all["spec"]["tolerations"].as_array().expect("a list").len(), 1);
     }
 
