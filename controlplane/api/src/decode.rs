@@ -216,7 +216,8 @@ impl Decoder<'_> {
             return false;
         }
         self.value(&field.kind, value);
-        if field.pointer {
+        // an empty list asks to forget who owns what
+        if field.pointer || (field.name == "managedFields" && self.owner == "ObjectMeta") {
             return true;
         }
         match field.kind.base() {

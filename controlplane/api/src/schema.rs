@@ -400,12 +400,19 @@ fn parse_type(expression: &'static str) -> Type {
         "meta.v1.Time" => Type::Time,
         "meta.v1.MicroTime" => Type::MicroTime,
         "meta.v1.Duration" => Type::Duration,
-        "any" | "meta.v1.FieldsV1" | "runtime.RawExtension" | "runtime.Object" | "runtime.Unknown" => Type::Any,
+        "any" | "runtime.Object" | "runtime.Unknown" => Type::Any,
+        "meta.v1.FieldsV1" => any_of_name("meta.v1.FieldsV1"),
+        "runtime.RawExtension" => any_of_name("runtime.RawExtension"),
         name => match index().get_key_value(name) {
             Some((name, block)) if block.lines().next().unwrap_or_default().contains(" =") => Type::Named(named_type(name, block)),
             _ => Type::Struct(Reference { name: Cow::Borrowed(name), cell: OnceLock::new() }),
         },
     }
+}
+
+/// Any JSON that OpenAPI knows by a name.
+fn any_of_name(name: &'static str) -> Type {
+    Type::Named(Arc::new(NamedType { name, base: Type::Any, values: Vec::new() }))
 }
 
 fn named_type(name: &'static str, block: &'static str) -> Arc<NamedType> {

@@ -24,6 +24,8 @@ pub enum Reason {
     Timeout,
     TooManyRequests,
     Unauthorized,
+    /// An error that upstream does not classify: a message and 500.
+    Unknown,
     UnsupportedMediaType,
 }
 
@@ -43,7 +45,7 @@ impl Reason {
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
-            Self::InternalError => 500,
+            Self::InternalError | Self::Unknown => 500,
             Self::ServiceUnavailable => 503,
             Self::Timeout => 504,
         }
@@ -51,7 +53,7 @@ impl Reason {
 
     /// The spelling in `status.reason`.
     pub fn as_str(self) -> String {
-        format!("{self:?}")
+        if self == Self::Unknown { String::new() } else { format!("{self:?}") }
     }
 }
 
@@ -203,6 +205,11 @@ impl ApiError {
             causes: vec![Cause { reason: String::new(), message: text.clone(), field: String::new() }],
             detail: text.clone(),
             ..Self::new(Reason::InternalError, format!("Internal error occurred: {text}"))
+    /// 500 without a reason, for what upstream reports as a plain error.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::new(Reason::Unknown, message)
+    }
+
         }
     }
 
@@ -238,6 +245,11 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason.as_str(), "code": self.reason.code(),
         });
+        if self.reason == Reason::Unknown
+            && let Some(status) = status.as_object_mut()
+        {
+            status.remove("reason");
+        }
         // upstream writes an empty object for errors built with details, none for the generic ones
         if !details.is_empty() {
             status["details"] = Value::Object(details);
@@ -253,7 +265,7 @@ impl ApiError {
         let reason = ALL_REASONS
             .iter()
             .copied()
-            .find(|reason| reason.as_str() == named)
+            .find(|reason| !named.is_empty() && reason.as_str() == named)
             .or_else(|| ALL_REASONS.iter().copied().find(|reason| reason.code() == code))
             .unwrap_or(if code < 500 { Reason::BadRequest } else { Reason::InternalError });
         Self {

@@ -18,7 +18,10 @@ pub(super) fn reachable(rows: &[&Kind], wanted: BTreeSet<String>, form: Form) ->
         open.push(name);
     }
     let mut done = Map::new();
-    for (name, definition) in scalars(form) {
+    for (name, mut definition) in scalars(form) {
+        if let Some(text) = texts.get(name).and_then(|found| found.get("description")) {
+            definition["description"] = text.clone();
+        }
         done.insert(name.to_owned(), definition);
     }
     while let Some(name) = open.pop() {
@@ -68,6 +71,8 @@ fn scalars(form: Form) -> Vec<(&'static str, Value)> {
         ("io.k8s.apimachinery.pkg.apis.meta.v1.Time", json!({"type": "string", "format": "date-time"})),
         ("io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime", json!({"type": "string", "format": "date-time"})),
         ("io.k8s.apimachinery.pkg.apis.meta.v1.Duration", json!({"type": "string"})),
+        ("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", json!({"type": "object"})),
+        ("io.k8s.apimachinery.pkg.runtime.RawExtension", json!({"type": "object"})),
         (
             "io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
             json!({"type": "object", "description": "Patch is provided to give a concrete name and type to the Kubernetes PATCH request body."}),
@@ -164,6 +169,7 @@ fn of_type(kind: &Type, form: Form, open: &mut Vec<String>) -> Value {
             open.push(reference.name().to_owned());
             form.reference(&schema::openapi_name(reference.name()))
         }
+        Type::Named(named) if matches!(named.base, Type::Any) => form.reference(&schema::openapi_name(named.name)),
         Type::Named(named) => of_type(&named.base, form, open),
     }
 }
