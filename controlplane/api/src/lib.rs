@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod problem;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod rules;
 pub mod schema;
 pub mod selector;

@@ -27,6 +27,7 @@ pub struct ApiServer {
     pub(crate) flow: Flow,
     pub(crate) metrics: Metrics,
     pub(crate) documents: crate::openapi::Documents,
+    pub(crate) quota_lines: crate::pipeline::quota::Lines,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -56,6 +57,7 @@ impl ApiServer {
             flow: Flow::new(settings.reads_inflight_max, settings.writes_inflight_max),
             metrics: Metrics::default(),
             documents: crate::openapi::Documents::default(),
+            quota_lines: crate::pipeline::quota::Lines::default(),
             stopping: CancellationToken::new(),
             store,
             registry,

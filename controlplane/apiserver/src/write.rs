@@ -9,7 +9,7 @@ use trierarch_raft::Guard;
 use crate::apiserver::{ApiServer, StoreSnapshot};
 use crate::dispatch::{Admitted, Answer};
 use crate::pipeline::commit::{self, Companions, Expect, Outcome};
-use crate::pipeline::{Ctx, admit, decode, encode, metadata};
+use crate::pipeline::{Ctx, admit, decode, encode, metadata, quota};
 use crate::service_ip;
 
 /// How often a generated name may collide, and an update lose a race, before the client hears of it.
@@ -75,6 +75,7 @@ pub async fn create(server: &ApiServer, ctx: &Ctx, kind: &Arc<Kind>, namespace: 
     let generates = metadata::text(&value, "name").is_empty() && !metadata::text(&value, "generateName").is_empty();
     let uid = uuid::Uuid::new_v4().to_string();
     let mut last = None;
+    let mut turn = None;
     for _ in 0..TRIES {
         let snapshot = state(server, ctx).await?;
         let mut object = value.clone();
@@ -97,6 +98,7 @@ pub async fn create(server: &ApiServer, ctx: &Ctx, kind: &Arc<Kind>, namespace: 
             ctx.warn(warning);
         }
         admit::validate_create(server, &snapshot, ctx, kind, &object)?;
+        quota::on_create(&snapshot, ctx, kind, &object, &mut companions)?;
         if let Some(key) = admit::namespace_key(kind, &object) {
             companions.guards.insert(0, Guard::Present { key });
         }
@@ -118,8 +120,13 @@ pub async fn create(server: &ApiServer, ctx: &Ctx, kind: &Arc<Kind>, namespace: 
                 }
                 last = Some(taken);
             }
-            // the namespace went away, or somebody took the address: look again
-            Outcome::CompanionLost(_) => last = Some(ApiError::unavailable("the request lost a race too often; try again")),
+            // the namespace went away, or somebody took the address or the room in a quota: look again, and one after the other
+            Outcome::CompanionLost(_) => {
+                last = Some(ApiError::unavailable("the request lost a race too often; try again"));
+                if turn.is_none() {
+                    turn = Some(server.quota_lines.turn(namespace).await);
+                }
+            }
         }
     }
     Err(last.unwrap_or_else(|| ApiError::unavailable("the request lost a race too often; try again")))
@@ -224,7 +231,7 @@ async fn replace(
     (kind.rules.default)(&mut new);
     crate::subresource::prepare(kind, target.sub, &mut new, &old_value, &ctx.facts())?;
     admit::mutate_update(snapshot, ctx, kind, target.sub, &mut new, &old_value)?;
-    let companions = match target.sub {
+    let mut companions = match target.sub {
         None => service_ip::on_update(snapshot, &server.settings, kind, &mut new, &old_value)?,
         Some(_) => Companions::default(),
     };
@@ -237,6 +244,7 @@ async fn replace(
         ctx.warn(warning);
     }
     admit::validate_update(server, snapshot, ctx, kind, target.sub, &new, &old_value)?;
+    quota::on_update(snapshot, ctx, kind, target.sub, &new, &old_value, &mut companions)?;
     if same_but_times(&new, &old_value) {
         return Ok(Outcome::Done(Arc::clone(old)));
     }

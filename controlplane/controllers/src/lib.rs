@@ -29,6 +29,7 @@ pub mod perform;
 mod pod_facts;
 pub mod pod_gc;
 pub mod replica_set;
+pub mod resource_quota;
 pub mod resources;
 pub mod root_ca;
 pub mod runner;
@@ -64,6 +65,7 @@ pub fn all_by(cluster: &Arc<dyn Cluster>, clock: &Clock, config: &Config, electe
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpoint_slice::EndpointSliceController),
         Arc::new(endpoint_slice_mirroring::Mirroring),
+        Arc::new(resource_quota::ResourceQuotas::new(Arc::clone(&registry))),
         Arc::new(garbage_collector::GarbageCollector::new(registry)),
         Arc::new(pod_gc::PodGc::new(config.terminated_pods_max)),
     ]

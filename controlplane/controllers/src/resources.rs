@@ -24,6 +24,8 @@ pub const REPLICATION_CONTROLLERS: GroupResource = GroupResource::new("", "repli
 pub const REPLICA_SETS: GroupResource = GroupResource::new("apps", "replicasets");
 /// Deployments.
 pub const DEPLOYMENTS: GroupResource = GroupResource::new("apps", "deployments");
+/// ResourceQuotas.
+pub const RESOURCE_QUOTAS: GroupResource = GroupResource::new("", "resourcequotas");
 /// Leases.
 pub const LEASES: GroupResource = GroupResource::new("coordination.k8s.io", "leases");
 /// Events.

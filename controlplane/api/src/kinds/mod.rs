@@ -19,6 +19,7 @@ pub mod pod;
 mod pod_spec;
 mod pod_validate;
 pub mod rbac;
+pub mod resource_quota;
 pub mod secret;
 pub mod service;
 pub mod service_account;
@@ -71,6 +72,12 @@ pub fn builtins() -> Vec<Kind> {
             subresources: &[Subresource::Scale, Subresource::Status],
             rules: workload::REPLICATION_CONTROLLER,
             ..Kind::namespaced("", "v1", "ReplicationController", "replicationcontrollers", "replicationcontroller")
+        },
+        Kind {
+            short_names: &["quota"],
+            subresources: &[Subresource::Status],
+            rules: resource_quota::RULES,
+            ..Kind::namespaced("", "v1", "ResourceQuota", "resourcequotas", "resourcequota")
         },
         Kind { rules: secret::RULES, ..Kind::namespaced("", "v1", "Secret", "secrets", "secret") },
         Kind {

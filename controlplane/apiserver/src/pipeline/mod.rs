@@ -7,6 +7,7 @@ pub mod encode;
 pub mod metadata;
 pub mod node_restriction;
 pub mod pod_admission;
+pub mod quota;
 pub mod role_escalation;
 
 use jiff::Timestamp;
