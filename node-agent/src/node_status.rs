@@ -6,6 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use trierarch_api::departure;
 use trierarch_client::{Client, Error, PatchKind};
 
 use crate::clock;
@@ -269,7 +271,7 @@ fn images(store: &trierarch_images::Store) -> Vec<Value> {
 }
 
 /// Renews the node's Lease for ever.
-pub async fn keep_lease(client: Client, node: Value, config: AgentConfig) {
+pub async fn keep_lease(client: Client, node: Value, config: AgentConfig, mut applied: watch::Receiver<Option<u64>>) {
     let name = config.node_name.clone();
     let collection = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     let duration = config.heartbeat.as_secs().max(1).saturating_mul(4).max(3);
@@ -277,28 +279,41 @@ pub async fn keep_lease(client: Client, node: Value, config: AgentConfig) {
     let mut ticks = tokio::time::interval(config.heartbeat);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // somebody waits for this; without a sender there is nothing to tell any more
+            Ok(()) = applied.changed() => {}
+        }
         let now = clock::now();
         let renewed = format!("{:.6}", now);
+        let rules = *applied.borrow_and_update();
+        let tell = |lease: &mut Value| {
+            if let Some(revision) = rules {
+                lease["metadata"]["annotations"][departure::APPLIED] = json!(revision.to_string());
+            }
+        };
         let lease = match known.take() {
             Some(mut lease) => {
+                tell(&mut lease);
                 lease["spec"]["renewTime"] = json!(renewed);
                 client.replace::<Value>(&format!("{collection}/{name}"), &lease).await
             }
             None => match client.get::<Value>(&format!("{collection}/{name}")).await {
                 Ok(mut lease) => {
+                    tell(&mut lease);
                     lease["spec"]["holderIdentity"] = json!(name);
                     lease["spec"]["leaseDurationSeconds"] = json!(duration);
                     lease["spec"]["renewTime"] = json!(renewed);
                     client.replace(&format!("{collection}/{name}"), &lease).await
                 }
                 Err(error) if error.is_not_found() => {
-                    let lease = json!({
+                    let mut lease = json!({
                         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                         "metadata": {"name": name, "namespace": "kube-node-lease", "ownerReferences": [
                             {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}]},
                         "spec": {"holderIdentity": name, "leaseDurationSeconds": duration, "renewTime": renewed},
                     });
+                    tell(&mut lease);
                     client.create(collection, &lease).await
                 }
                 Err(error) => Err(error),

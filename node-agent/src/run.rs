@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use actix::Actor;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use nix::mount::{MsFlags, mount};
 use tokio::sync::watch;
 use trierarch_client::Reflector;
@@ -20,6 +19,7 @@ use crate::kubelet::events::Recorder;
 use crate::kubelet::image_manager::ImageManager;
 use crate::kubelet::messages::SandboxChanged;
 use crate::kubelet::prober::Task;
+use crate::kubelet::pull_token::PullToken;
 use crate::kubelet::{resource_watch, volumes};
 use crate::{feeders, node_status};
 
@@ -91,16 +91,18 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let resolver = trierarch_network::resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     let (network_up, network) = watch::channel(None);
     let services = Reflector::start(config.client.clone(), "/api/v1/services");
+    let slices = Reflector::start(config.client.clone(), "/apis/discovery.k8s.io/v1/endpointslices");
     let pods: Reflector<Pod> =
         Reflector::start(config.client.clone(), format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", config.node_name));
     let context = Arc::new(Context {
-        images: ImageManager::new(store, config.registries.clone(), events.clone()),
+        images: ImageManager::new(store, config.registries.clone(), PullToken::new(config.client.clone()), events.clone()),
         allocatable: node_status::capacity(&config, &machine),
         config: config.clone(),
         runtime,
         events,
         network,
         services,
+        slices,
         http,
         watched: Watched::default(),
         node_resolver: resolver,
@@ -175,11 +177,11 @@ async fn node(context: Arc<Context>, network_up: watch::Sender<Option<Arc<PodNet
     let config = context.config.clone();
     let node = node_status::register(&config).await;
     context.events.node(&config.node_name, false, "Starting", "Starting kubelet.");
-    let lease = Task::spawn(node_status::keep_lease(config.client.clone(), node, config.clone()));
+    let (applied, applications) = watch::channel(None);
+    let lease = Task::spawn(node_status::keep_lease(config.client.clone(), node, config.clone(), applications));
     let status = Task::spawn(node_status::keep_status(Arc::clone(&context)));
     let nodes: Reflector<Node> = Reflector::start(config.client.clone(), "/api/v1/nodes");
-    let slices: Reflector<EndpointSlice> = Reflector::start(config.client.clone(), "/apis/discovery.k8s.io/v1/endpointslices");
-    let rules = Task::spawn(service_rules(Arc::clone(&context), slices));
+    let rules = Task::spawn(service_rules(Arc::clone(&context), applied));
     let mut changes = nodes.changes();
     let mut network: Option<Arc<PodNetwork>> = None;
     let mut applied = Vec::new();
@@ -235,9 +237,10 @@ async fn open_network(context: &Context, pod_cidr: trierarch_network::Cidr) -> R
     Ok(Arc::new(network))
 }
 
-/// Keeps rules and names in line with Services and their endpoints.
-async fn service_rules(context: Arc<Context>, slices: Reflector<EndpointSlice>) {
-    let config = &context.config;
+/// Keeps rules and names in line with Services and their endpoints. Tells which revision of EndpointSlices the rules follow when somebody
+/// may wait for that.
+async fn service_rules(context: Arc<Context>, applications: watch::Sender<Option<u64>>) {
+    let (config, slices) = (&context.config, &context.slices);
     context.services.ready().await;
     slices.ready().await;
     let build = || Arc::new(feeders::snapshot(&context.services.objects(), &slices.objects(), &config.node_name));
@@ -265,6 +268,7 @@ async fn service_rules(context: Arc<Context>, slices: Reflector<EndpointSlice>) 
     loop {
         service_changes.mark_unchanged();
         slice_changes.mark_unchanged();
+        let version = slices.version();
         let snapshot = build();
         names.send_if_modified(|old| {
             let changed = **old != *snapshot;
@@ -276,6 +280,8 @@ async fn service_rules(context: Arc<Context>, slices: Reflector<EndpointSlice>) 
         let applied = rules.apply(&snapshot).await;
         if let Err(error) = &applied {
             tracing::warn!(%error, "Could not apply the rules of Services");
+        } else if applications.borrow().is_none() || feeders::somebody_leaves(&slices.objects()) {
+            applications.send_if_modified(|told| told.replace(version) != Some(version));
         }
         if dns.is_none() {
             match DnsServer::start(dns_config.clone(), snapshots.clone()).await {

@@ -8,6 +8,7 @@
 //! four ways to patch, [`managed_fields`] who owns what, [`selector`] what lists and watches filter by, [`openapi`] what clients read.
 
 pub mod decode;
+pub mod departure;
 pub mod kind;
 pub mod kinds;
 pub mod managed_fields;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -21,6 +22,16 @@ struct Shared<T> {
     objects: RwLock<Arc<Reflected<T>>>,
     // counts changes; 0 until the first list is there
     changes: signal::Sender<u64>,
+    // the revision that the copy shows, never ahead of it
+    version: AtomicU64,
+}
+
+impl<T> Shared<T> {
+    fn shows(&self, version: &str) {
+        if let Ok(version) = version.parse() {
+            self.version.store(version, Ordering::Release);
+        }
+    }
 }
 
 /// A collection's local copy. Dropping the last clone stops the watch.
@@ -47,7 +58,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Reflector<T> {
     /// Starts to follow the collection at `path` (which may select, as in `/api/v1/pods?fieldSelector=spec.nodeName%3Dn1`). While no master
     /// answers, the last copy stays.
     pub fn start(client: Client, path: impl Into<String>) -> Self {
-        let shared = Arc::new(Shared { objects: RwLock::default(), changes: signal::Sender::new(0) });
+        let shared = Arc::new(Shared { objects: RwLock::default(), changes: signal::Sender::new(0), version: AtomicU64::new(0) });
         let task = tokio::spawn(follow(client, path.into(), Arc::clone(&shared)));
         Self { shared, _task: Arc::new(Abort(task)) }
     }
@@ -60,6 +71,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Reflector<T> {
     /// One object of it.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
         self.objects().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// The revision up to which the copy shows the collection. Ask before taking the copy: it is then at least as new.
+    pub fn version(&self) -> u64 {
+        self.shared.version.load(Ordering::Acquire)
     }
 
     /// Wakes at each change (or burst of changes); the value is 0 until the first list is complete.
@@ -118,6 +134,7 @@ async fn list<T: DeserializeOwned + Send + Sync>(client: &Client, path: &str, sh
         }
     }
     *shared.objects.write() = Arc::new(objects);
+    shared.shows(&version);
     shared.changes.send_modify(|count| *count += 1);
     Ok(version)
 }
@@ -154,6 +171,7 @@ async fn watch<T: DeserializeOwned + Send + Sync>(
             WatchEvent::Bookmark(_) => continue,
         }
         drop(current);
+        shared.shows(&version);
         shared.changes.send_modify(|count| *count += 1);
     }
     Ok(version)

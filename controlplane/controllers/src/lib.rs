@@ -13,6 +13,7 @@ use jiff::Timestamp;
 pub mod action;
 pub mod clock;
 pub mod cluster;
+pub mod departure;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
@@ -65,6 +66,7 @@ pub fn all_by(cluster: &Arc<dyn Cluster>, clock: &Clock, config: &Config, electe
         Arc::new(endpoints::EndpointsController),
         Arc::new(endpoint_slice::EndpointSliceController),
         Arc::new(endpoint_slice_mirroring::Mirroring),
+        Arc::new(departure::Departures::default()),
         Arc::new(resource_quota::ResourceQuotas::new(Arc::clone(&registry))),
         Arc::new(garbage_collector::GarbageCollector::new(registry)),
         Arc::new(pod_gc::PodGc::new(config.terminated_pods_max)),

@@ -138,6 +138,19 @@ fn addresses(slice: &EndpointSlice, node: &str, port: u16) -> Vec<Endpoint> {
     out
 }
 
+/// Whether a pod is among the endpoints that get new connections.
+pub fn is_endpoint(slices: &Reflected<EndpointSlice>, namespace: &str, uid: Option<&str>) -> bool {
+    let own = slices.iter().filter(|((of, _), _)| of == namespace).flat_map(|(_, slice)| slice.endpoints.iter().flatten());
+    own.filter(|endpoint| endpoint.target_ref.as_ref().is_some_and(|target| uid.is_some() && target.uid.as_deref() == uid))
+        .any(|endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false)))
+}
+
+/// Whether a pod may wait to hear that no node sends it clients any more.
+pub fn somebody_leaves(slices: &Reflected<EndpointSlice>) -> bool {
+    let mut endpoints = slices.values().flat_map(|slice| slice.endpoints.iter().flatten());
+    endpoints.any(|endpoint| endpoint.conditions.as_ref().is_some_and(|conditions| conditions.terminating == Some(true)))
+}
+
 /// The other nodes that have an address and a block of pods.
 pub fn peers(nodes: &Reflected<Node>, own: &str) -> Vec<Peer> {
     let mut out: Vec<Peer> = nodes
@@ -196,6 +209,23 @@ mod tests {
         let found = snapshot(&headless, &Reflected::new(), "n1");
         let service = found.services.values().next().unwrap();
         assert!(service.headless && service.cluster_ips.is_empty());
+    }
+
+    #[test]
+    fn a_pod_is_an_endpoint_until_its_slice_says_otherwise() {
+        let slices = |conditions: Value| {
+            one::<EndpointSlice>(
+                "n",
+                "web-x",
+                json!({"metadata": {}, "addressType": "IPv4",
+                    "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"uid": "u"}, "conditions": conditions}]}),
+            )
+        };
+        let serving = slices(json!({"ready": true}));
+        assert!(is_endpoint(&serving, "n", Some("u")) && !somebody_leaves(&serving));
+        assert!(!is_endpoint(&serving, "other", Some("u")) && !is_endpoint(&serving, "n", Some("v")) && !is_endpoint(&serving, "n", None));
+        let leaving = slices(json!({"ready": false, "serving": true, "terminating": true}));
+        assert!(!is_endpoint(&leaving, "n", Some("u")) && somebody_leaves(&leaving));
     }
 
     #[test]

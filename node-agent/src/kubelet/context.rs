@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -41,6 +42,8 @@ pub struct Context {
     pub network: watch::Receiver<Option<Arc<PodNetwork>>>,
     /// All Services, for service links.
     pub services: Reflector<Service>,
+    /// All EndpointSlices: who serves.
+    pub slices: Reflector<EndpointSlice>,
     /// For HTTP probes and hooks; trusts every server, as kubelets do.
     pub http: reqwest::Client,
     /// What the node can allocate to pods.
@@ -55,6 +58,12 @@ impl Context {
     /// The API client.
     pub fn client(&self) -> &Client {
         &self.config.client
+    }
+
+    /// Whether clients may be sent to a pod.
+    pub fn serves(&self, pod: &Pod) -> bool {
+        let (namespace, uid) = (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.uid.as_deref());
+        crate::feeders::is_endpoint(&self.slices.objects(), namespace, uid)
     }
 
     /// A pod's directory.

@@ -197,6 +197,8 @@ pub struct Live {
     pub restart_at: BTreeMap<String, RestartWait>,
     /// Everything of the pod was removed from the node.
     pub cleaned: bool,
+    /// Clients may still be sent to the pod, which is being deleted: until then at most it goes on.
+    pub serves_until: Option<Timestamp>,
 }
 
 /// A container that waits in `CrashLoopBackOff`.

@@ -6,6 +6,8 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
+use trierarch_api::departure;
+
 use super::observed::{ContainerRecord, EffectKey, Live, PodFailure, PodRecord};
 use super::restart::{init_restarts, is_complete, is_sidecar, restarts};
 
@@ -156,7 +158,18 @@ pub fn grace_seconds(input: &Input<'_>) -> i64 {
     grace.max(0)
 }
 
+/// Until when the pod goes on although it is being deleted, because nodes still send it clients.
+fn serves_until(input: &Input<'_>) -> Option<Timestamp> {
+    let left = input.pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(departure::LEFT));
+    let hurried = input.vanished || left || grace_seconds(input) == 0;
+    input.live.serves_until.filter(|until| !hurried && input.now < *until)
+}
+
 fn end(spec: &PodSpec, input: &Input<'_>, plan: &mut Plan) {
+    if let Some(until) = serves_until(input) {
+        plan.wake(until);
+        return;
+    }
     let grace = grace_seconds(input);
     let running = |name: &str| input.record.containers.get(name).is_some_and(ContainerRecord::is_running);
     let starting = input.live.in_flight.iter().any(|key| matches!(key, EffectKey::Start(_) | EffectKey::Sandbox | EffectKey::Volumes));

@@ -128,6 +128,18 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
 }
 
 #[test]
+fn a_pod_that_is_deleted_serves_until_no_client_is_sent_to_it() {
+    let serving = || Case::new(two()).running("a").running("b").with(|c| c.live.serves_until = Some(at(3)));
+    serving().deleted(7).check(&[]);
+    assert_eq!(serving().deleted(7).plan().wake_at, Some(at(3)));
+    let left = |case: Case| case.with(|c| c.pod["metadata"]["annotations"] = json!({departure::LEFT: "true"}));
+    left(serving().deleted(7)).check(&["kill a 7", "kill b 7"]);
+    serving().deleted(7).with(|c| c.now = at(3)).check(&["kill a 7", "kill b 7"]);
+    serving().deleted(0).check(&["kill a 0", "kill b 0"]);
+    serving().deleted(7).with(|c| c.vanished = true).check(&["kill a 7", "kill b 7"]);
+}
+
+#[test]
 fn a_crashed_container_waits_for_its_back_off() {
     let wait = RestartWait { at: at(20), length: SignedDuration::from_secs(10) };
     let case = Case::new(json!({"containers": [{"name": "a"}]})).exited("a", 1).with(|c| c.live.restart_at.extend([("a".into(), wait)]));

@@ -9,6 +9,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context as ActorContext, Handle
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
+use trierarch_api::departure;
 use trierarch_client::PatchKind;
 use trierarch_runtime::SandboxState;
 
@@ -31,6 +32,8 @@ const MAILBOX: usize = 256;
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// A status without news for anybody waits so long for more: a pod that starts says so once, not three times.
 const GATHER: SignedDuration = SignedDuration::from_millis(100);
+/// A pod whose clients are still sent to it goes on for so long after its deletion.
+const HOLD_MAX: SignedDuration = SignedDuration::from_secs(departure::HOLD_MAX.as_secs().cast_signed());
 
 /// One pod's worker.
 pub struct PodWorker {
@@ -524,6 +527,9 @@ impl PodWorker {
         let old = std::mem::replace(&mut self.pod, pod);
         let (was, is) = (old.metadata.deletion_timestamp.is_some(), self.pod.metadata.deletion_timestamp.is_some());
         if is && !was {
+            if self.context.serves(&self.pod) {
+                self.live.serves_until = Some(clock::now() + HOLD_MAX);
+            }
             self.live.condemned.clear();
             let probed: Vec<String> = self.probes.keys().cloned().collect();
             probed.iter().for_each(|name| self.probe_only_readiness(name));

@@ -20,7 +20,7 @@ use crate::service_pods;
 
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGER: &str = "endpointslice-controller.k8s.io";
+pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The controller of EndpointSlices. Keys are Services.
