@@ -66,7 +66,52 @@ pub fn strict_error(problems: &[String]) -> String {
 
 fn cannot_be_handled(kind: &Kind, body: &Value, why: &str) -> ApiError {
     let named = body.get("kind").and_then(Value::as_str).filter(|text| !text.is_empty()).unwrap_or(&kind.kind);
-    ApiError::bad_request(format!("{named} in version {:?} cannot be handled as a {}: {why}", kind.version, kind.kind))
+    let stated = body.get("apiVersion").and_then(Value::as_str).filter(|text| !text.is_empty());
+    let version = stated.map_or(kind.version.as_ref(), |stated| stated.rsplit('/').next().unwrap_or_default());
+    ApiError::bad_request(format!("{named} in version {version:?} cannot be handled as a {}: {why}", kind.kind))
+}
+
+/// Where upstream's table of kinds is made; its errors name it.
+pub const SCHEME: &str = "pkg/runtime/scheme.go:111";
+
+/// What is said to an object of another kind.
+fn other_kind(kind: &Kind, version: &str, name: &str) -> String {
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    let short = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
+    let known = name == "List" || crate::schema::named(&format!("{short}.{version}.{name}")).is_some();
+    if !known {
+        let full = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        return format!("no kind {name:?} is registered for version {full:?} in scheme {SCHEME:?}");
+    }
+    let own = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
+    format!("converting ({version}.{name}) to ({own}.{}): unknown conversion", kind.kind)
+}
+
+/// 400 for a body in which no object of the kind can be seen.
+pub fn unrecognized(kind: &Kind, body: &[u8], why: &str) -> ApiError {
+    ApiError::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({})", kind.kind, summary(body)))
+}
+
+/// The beginning of a body: as text if it looks like JSON, else in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    use fmt::Write as _;
+    const SHOWN_MAX: usize = 30;
+    if body.is_empty() {
+        return "<empty>".to_owned();
+    }
+    let shown = &body[..body.len().min(SHOWN_MAX)];
+    let mut text = if body[0] == b'{' {
+        String::from_utf8_lossy(shown).into_owned()
+    } else {
+        shown.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    };
+    if body.len() > SHOWN_MAX {
+        text.push_str(" ...");
+    }
+    text
 }
 
 /// The object of a request's JSON body for this row; `apiVersion` and `kind` are filled in when they are missing.
@@ -74,10 +119,46 @@ fn cannot_be_handled(kind: &Kind, body: &Value, why: &str) -> ApiError {
 /// # Errors
 /// `BadRequest` for bytes that are no JSON, another kind, and values of wrong types.
 pub fn object(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
-    let (value, duplicates) = parse(body)?;
+    let (value, duplicates) = parse_json(body).map_err(|why| unrecognized(kind, body, &format!("{NO_KIND}{why}")))?;
+    tracked(kind, body, value, duplicates, validation)
+}
+
+/// [`object`] for a value that was parsed from another format; `body` is where it came from, `duplicates` what was there twice.
+///
+/// # Errors
+/// As [`object`].
+pub fn tracked(
+    kind: &Kind,
+    body: &[u8],
+    value: Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let value = if value.is_null() { Value::Object(Map::new()) } else { value };
+    if let Some(why) = no_kind(&value) {
+        return Err(unrecognized(kind, body, &why));
+    }
     let mut decoded = checked(kind, value)?;
     decoded.strict.splice(0..0, duplicates);
     decoded.finish(kind, validation)
+}
+
+const NO_KIND: &str = "couldn't get version/kind; json parse error: ";
+
+/// Why `apiVersion` and `kind` cannot be read from a value.
+fn no_kind(value: &Value) -> Option<String> {
+    let Some(map) = value.as_object() else {
+        const GO_TYPE: &str =
+            "struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
+        return Some(format!("{NO_KIND}json: cannot unmarshal {} into Go value of type {GO_TYPE}", json_type(value)));
+    };
+    for field in ["apiVersion", "kind"] {
+        if let Some(found) = map.get(field).filter(|found| !found.is_string() && !found.is_null()) {
+            return Some(format!("{NO_KIND}json: cannot unmarshal {} into Go struct field .{field} of type string", json_type(found)));
+        }
+    }
+    let version = map.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    (version.matches('/').count() > 1).then(|| format!("unexpected GroupVersion string: {version}"))
 }
 
 /// [`object`] for a value that was parsed already (after a patch).
@@ -85,33 +166,19 @@ pub fn object(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(
 /// # Errors
 /// As [`object`].
 pub fn checked(kind: &Kind, mut value: Value) -> Result<Decoded, ApiError> {
-    let Some(map) = value.as_object_mut() else {
-        return Err(ApiError::bad_request(format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-            json_type(&value)
-        )));
-    };
-    let expected = kind.api_version();
-    match map.get("apiVersion").and_then(Value::as_str).filter(|text| !text.is_empty()) {
-        Some(version) if version != expected => {
-            return Err(ApiError::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({expected})"
-            )));
-        }
-        Some(_) => {}
-        None => {
-            map.insert("apiVersion".to_owned(), Value::from(expected));
-        }
+    if let Some(why) = no_kind(&value) {
+        return Err(ApiError::bad_request(why));
     }
-    match map.get("kind").and_then(Value::as_str).filter(|text| !text.is_empty()) {
-        Some(name) if name != kind.kind => {
-            let why = format!("the kind in the data ({name}) does not match the expected kind ({})", kind.kind);
-            return Err(cannot_be_handled(kind, &value, &why));
-        }
-        Some(_) => {}
-        None => {
-            map.insert("kind".to_owned(), Value::from(kind.kind.as_ref()));
-        }
+    let expected = kind.api_version();
+    let stated = |field: &str| value[field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let (version, name) = (stated("apiVersion"), stated("kind"));
+    if version.as_ref().is_some_and(|version| *version != expected) || name.as_ref().is_some_and(|name| *name != kind.kind) {
+        let why = other_kind(kind, version.as_deref().unwrap_or(&expected), name.as_deref().unwrap_or(&kind.kind));
+        return Err(cannot_be_handled(kind, &value, &why));
+    }
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".to_owned(), Value::from(expected));
+        map.insert("kind".to_owned(), Value::from(kind.kind.as_ref()));
     }
     let schema = crate::schema::of(kind);
     let mut strict = Vec::new();
@@ -223,6 +290,8 @@ impl Decoder<'_> {
         match field.kind.base() {
             Type::Struct(_) | Type::Time | Type::MicroTime => !(field.omit_zero && is_zero(value)),
             Type::Any => true,
+            // Go leaves out a map without members, not one whose members are empty
+            Type::Map(_) | Type::List(_) if field.omit_empty || field.omit_zero => !is_without_members(value),
             _ if field.omit_empty || field.omit_zero => !is_zero(value),
             _ => true,
         }
@@ -335,7 +404,7 @@ impl Decoder<'_> {
     /// An item of a list or a value of a map: null becomes the zero value.
     fn element(&mut self, kind: &Type, value: &mut Value) {
         if value.is_null() {
-            *value = zero_of(kind);
+            *value = if matches!(kind.base(), Type::Bytes) { Value::from("") } else { zero_of(kind) };
             return;
         }
         self.value(kind, value);
@@ -396,6 +465,14 @@ fn zero_of(kind: &Type) -> Value {
     }
 }
 
+fn is_without_members(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        other => other.is_null(),
+    }
+}
+
 /// Whether Go calls it zero: nothing in it was set.
 fn is_zero(value: &Value) -> bool {
     match value {
@@ -408,7 +485,8 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-fn json_type(value: &Value) -> &'static str {
+/// What Go's decoder calls a value.
+pub fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
@@ -457,12 +535,22 @@ pub fn micro_time(time: jiff::Timestamp) -> String {
 /// # Errors
 /// `BadRequest` when it is no JSON.
 pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
-    let mut duplicates = Vec::new();
+    parse_json(body).map_err(|why| ApiError::bad_request(format!("{NO_KIND}{why}")))
+}
+
+fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let seed = Tracked { path: String::new(), duplicates: &mut duplicates };
-    let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)).map_err(|error| {
-        ApiError::bad_request(format!("couldn't get version/kind; json parse error: {}", go_syntax_error(body, &error)))
-    })?;
+    let parsed = track(&mut reader).and_then(|parsed| reader.end().map(|()| parsed));
+    parsed.map_err(|error| go_syntax_error(body, &error))
+}
+
+/// Any format's value, and the fields that were in it twice.
+///
+/// # Errors
+/// The format's own.
+pub fn track<'de, D: Deserializer<'de>>(reader: D) -> Result<(Value, Vec<String>), D::Error> {
+    let mut duplicates = Vec::new();
+    let value = Tracked { path: String::new(), duplicates: &mut duplicates }.deserialize(reader)?;
     Ok((value, duplicates))
 }
 
@@ -477,8 +565,20 @@ fn go_syntax_error(body: &[u8], error: &serde_json::Error) -> String {
     }
     let at = (offset + error.column()).saturating_sub(1).min(body.len().saturating_sub(1));
     let found = body.get(at).copied().map_or('?', char::from);
-    let what =
-        if at == 0 || error.to_string().contains("expected value") { "looking for beginning of value" } else { "after top-level value" };
+    let text = error.to_string();
+    let what = if text.contains("key must be a string") || (text.contains("trailing comma") && found == '}') {
+        "looking for beginning of object key string"
+    } else if text.contains("expected `:`") {
+        "after object key"
+    } else if text.contains("expected `,` or `}`") {
+        "after object key:value pair"
+    } else if text.contains("expected `,` or `]`") {
+        "after array element"
+    } else if text.contains("trailing characters") && at > 0 {
+        "after top-level value"
+    } else {
+        "looking for beginning of value"
+    };
     format!("invalid character '{found}' {what}")
 }
 

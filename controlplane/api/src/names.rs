@@ -81,6 +81,23 @@ pub fn dns_subdomain(value: &str) -> Vec<String> {
     out
 }
 
+/// A subdomain in which underscores are allowed, as DNS search paths have them.
+pub fn dns_subdomain_with_underscore(value: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if value.len() > 253 {
+        out.push(max_len(253));
+    }
+    if !is_subdomain(&value.replace('_', "a")) {
+        out.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', and must start and end with \
+             an alphanumeric character",
+            "[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
+            &["example.com"],
+        ));
+    }
+    out
+}
+
 /// A subdomain after `*.`, at most 253 bytes.
 pub fn wildcard_subdomain(value: &str) -> Vec<String> {
     let mut out = Vec::new();
@@ -146,7 +163,8 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             name
         }
         _ => {
-            out.push(format!("a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')", syntax()));
+            let syntax = syntax();
+            out.push(format!("a valid label key {syntax} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"));
             return out;
         }
     };
@@ -266,6 +284,18 @@ pub fn ip(value: &str) -> Vec<String> {
     } else {
         vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()]
     }
+}
+
+/// Whether it is an address and a length, such as `10.9.8.0/24`.
+pub fn is_cidr(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(address, length)| {
+        let max = match address.parse::<std::net::IpAddr>() {
+            Ok(std::net::IpAddr::V4(_)) => 32,
+            Ok(std::net::IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        length.parse::<u8>().is_ok_and(|length| length <= max)
+    })
 }
 
 /// What is checked of a generated name's prefix: a trailing dash is fine, because a suffix follows.

@@ -5,6 +5,7 @@
 
 mod definitions;
 mod descriptions;
+pub mod gnostic;
 mod paths;
 
 use std::collections::BTreeSet;

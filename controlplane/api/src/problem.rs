@@ -151,6 +151,17 @@ impl Problems {
         self.push(path, ProblemKind::Invalid, value.into(), detail);
     }
 
+    /// One value and everything that is said against it.
+    pub fn all_invalid(&mut self, path: &Path, value: impl Into<Value>, details: Vec<String>) {
+        if details.is_empty() {
+            return;
+        }
+        let value = value.into();
+        for detail in details {
+            self.push(path, ProblemKind::Invalid, value.clone(), detail);
+        }
+    }
+
     /// A value of the wrong type.
     pub fn type_invalid(&mut self, path: &Path, value: impl Into<Value>, detail: impl Into<String>) {
         self.push(path, ProblemKind::TypeInvalid, value.into(), detail);
@@ -159,6 +170,11 @@ impl Problems {
     /// A value that occurs twice.
     pub fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
         self.push(path, ProblemKind::Duplicate, value.into(), "");
+    }
+
+    /// A value that occurs twice, and what must be different.
+    pub fn duplicate_because(&mut self, path: &Path, value: impl Into<Value>, detail: impl Into<String>) {
+        self.push(path, ProblemKind::Duplicate, value.into(), detail);
     }
 
     /// A field that may not be set (or changed) here.

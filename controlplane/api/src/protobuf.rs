@@ -3,6 +3,8 @@
 //!
 //! Spec: Kubernetes API concepts, "Protobuf encoding" (magic number and `runtime.Unknown` envelope); protocol buffers, "Encoding" (wire format).
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -179,12 +181,16 @@ pub fn to_json(body: &[u8]) -> Result<Value, ProtobufError> {
     if envelope.content_type == "application/json" {
         return serde_json::from_slice(envelope.raw).map_err(|_invalid| ProtobufError::Truncated);
     }
-    let (group, version) = envelope.api_version.rsplit_once('/').unwrap_or(("", &envelope.api_version));
-    let group = group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
-    let schema = named(&format!("{group}.{version}.{}", envelope.kind))
-        .or_else(|| named(&format!("meta.v1.{}", envelope.kind)))
+    let schema = schema_of(&envelope.api_version, &envelope.kind)
         .ok_or_else(|| ProtobufError::Unknown { api_version: envelope.api_version.clone(), kind: envelope.kind.clone() })?;
     decode(body, &schema)
+}
+
+/// The schema of a kind of the API, or of one that every group shares.
+fn schema_of(api_version: &str, kind: &str) -> Option<Arc<Schema>> {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let group = group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    named(&format!("{group}.{version}.{kind}")).or_else(|| named(&format!("meta.v1.{kind}")))
 }
 
 /// The JSON of a whole body whose schema is known; `apiVersion` and `kind` come from the envelope.
@@ -427,17 +433,81 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
+/// A whole body of an object that says what it is; `None` when the table does not hold its kind.
+pub fn to_bytes(object: &Value) -> Option<Vec<u8>> {
+    let name = |member: &str| object.get(member).and_then(Value::as_str).unwrap_or_default();
+    Some(encode(object, &*schema_of(name("apiVersion"), name("kind"))?))
+}
+
+/// A whole body of a list; `None` when the table does not hold its kind. The list itself is never one value.
+pub fn list_to_bytes(api_version: &str, kind: &str, metadata: &Value, items: impl Iterator<Item = Arc<Value>>) -> Option<Vec<u8>> {
+    let schema = schema_of(api_version, kind)?;
+    let field = schema.field("items")?;
+    let Type::List(item) = field.kind.base() else { return None };
+    let mut raw = Vec::new();
+    if let Some(field) = schema.field("metadata") {
+        put_field(&mut raw, field.number, metadata, &field.kind);
+    }
+    for object in items {
+        put_field(&mut raw, field.number, &object, item);
+    }
+    Some(body(api_version, kind, &raw))
+}
+
+/// One piece of a watch: the length in four bytes, then the event (`Spec:` apimachinery `meta.v1.WatchEvent`), whose object is a whole body.
+pub fn watch_event(told: &str, object: &Value) -> Option<Vec<u8>> {
+    let mut raw = Vec::new();
+    put_bytes(&mut raw, 1, &to_bytes(object)?);
+    let mut event = vec![0; 4];
+    put_bytes(&mut event, 1, told.as_bytes());
+    put_bytes(&mut event, 2, &raw);
+    let length = u32::try_from(event.len() - 4).ok()?;
+    event[..4].copy_from_slice(&length.to_be_bytes());
+    Some(event)
+}
+
+/// Reads the first piece of a watch: what is told, of which object, and how many bytes it took. `None` when not all of it is there.
+///
+/// # Errors
+/// [`ProtobufError`]
+pub fn read_watch_event(bytes: &[u8]) -> Result<Option<(String, Value, usize)>, ProtobufError> {
+    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_too_long| ProtobufError::Truncated)?;
+    let Some(event) = rest.get(..length) else { return Ok(None) };
+    let (mut told, mut object) = (String::new(), Value::Null);
+    let mut reader = Reader(event);
+    while let Some((number, wire)) = reader.field()? {
+        match (number, wire) {
+            (1, Wire::Bytes(bytes)) => told = text(bytes, "type")?,
+            (2, Wire::Bytes(bytes)) => {
+                let mut inner = Reader(bytes);
+                while let Some((number, wire)) = inner.field()? {
+                    if let (1, Wire::Bytes(bytes)) = (number, wire) {
+                        object = to_json(bytes)?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Some((told, object, length + 4)))
+}
+
 /// A whole body: magic number, envelope, message. Members that the schema does not know are left out, as upstream does.
 pub fn encode(object: &Value, schema: &Schema) -> Vec<u8> {
-    let name = |member: &str| object.get(member).and_then(Value::as_str).unwrap_or_default().as_bytes();
-    let mut type_meta = Vec::new();
-    put_bytes(&mut type_meta, 1, name("apiVersion"));
-    put_bytes(&mut type_meta, 2, name("kind"));
+    let name = |member: &str| object.get(member).and_then(Value::as_str).unwrap_or_default();
     let mut raw = Vec::new();
     put_message(&mut raw, object, schema);
+    body(name("apiVersion"), name("kind"), &raw)
+}
+
+fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut type_meta = Vec::new();
+    put_bytes(&mut type_meta, 1, api_version.as_bytes());
+    put_bytes(&mut type_meta, 2, kind.as_bytes());
     let mut body = MAGIC.to_vec();
     put_bytes(&mut body, 1, &type_meta);
-    put_bytes(&mut body, 2, &raw);
+    put_bytes(&mut body, 2, raw);
     put_bytes(&mut body, 3, b"");
     put_bytes(&mut body, 4, b"");
     body
@@ -451,12 +521,12 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(crate) fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
     put_varint(out, u64::from(field) << 3);
     put_varint(out, value);
 }
 
-fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_varint(out, u64::from(field) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -605,6 +675,30 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_comes_in_pieces_that_say_how_long_they_are() {
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "7"}, "data": {"k": "v"}});
+        let mut stream = watch_event("ADDED", &object).expect("the table has it");
+        let first = stream.len();
+        stream.extend(watch_event("ERROR", &json!({"apiVersion": "v1", "kind": "Status", "code": 410})).expect("the table has it"));
+        let (told, read, took) = read_watch_event(&stream).expect("readable").expect("whole");
+        assert_eq!((told.as_str(), &read, took), ("ADDED", &object, first));
+        let (told, read, _) = read_watch_event(&stream[took..]).expect("readable").expect("whole");
+        assert_eq!((told.as_str(), &read["code"]), ("ERROR", &json!(410)));
+        assert_eq!(read_watch_event(&stream[..first - 1]), Ok(None));
+        assert!(watch_event("ADDED", &json!({"apiVersion": "x/v1", "kind": "Unknown"})).is_none());
+    }
+
+    #[test]
+    fn a_list_is_written_item_by_item() {
+        let item = Arc::new(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}}));
+        let meta = json!({"resourceVersion": "9"});
+        let bytes = list_to_bytes("v1", "ConfigMapList", &meta, [Arc::clone(&item), item].into_iter()).expect("the table has it");
+        let plain = json!({"metadata": {"name": "a"}, "data": {"k": "v"}});
+        assert_eq!(to_json(&bytes), Ok(json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": meta, "items": [plain, plain]})));
+    }
+
+    #[test]
     fn bytes_that_a_client_wrote() {
         // kubectl 1.32.4: `kubectl create configmap k1 --from-literal=a=b -v=10` shows them
         let mut body =
@@ -637,6 +731,87 @@ mod tests {
         put_bytes(&mut body, 2, &deep);
         // nothing in this schema nests: it is read as far as it goes and no further
         let _read_or_refused = decode(&body, &schema);
+    }
+
+    /// Numbers that look random and repeat with their seed.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % sides
+        }
+    }
+
+    /// Any value of a type; a third of the fields of a struct are there.
+    fn sample(kind: &Type, dice: &mut Dice, depth: u32) -> Value {
+        match kind.base() {
+            Type::String => Value::from(["", "a", "täxt", "x/y"][dice.roll(4) as usize]),
+            Type::Bool => Value::from(dice.roll(2) == 0),
+            Type::Int32 => Value::from(dice.roll(1 << 32) as u32 as i32),
+            Type::Int64 => Value::from([0, 1, -1, i64::MAX, i64::MIN][dice.roll(5) as usize]),
+            Type::Float64 => Value::from([0.0, 1.5, -2.25][dice.roll(3) as usize]),
+            Type::Bytes => Value::from(["", "AAEC", "/w=="][dice.roll(3) as usize]),
+            Type::Quantity => Value::from(["0", "100m", "1Gi", "5"][dice.roll(4) as usize]),
+            Type::IntOrString => [Value::from(0), Value::from(-7), Value::from("25%"), Value::from("")][dice.roll(4) as usize].clone(),
+            Type::Time => Value::from(["2026-11-22T12:00:00Z", "1970-01-01T00:00:01Z"][dice.roll(2) as usize]),
+            Type::MicroTime => Value::from(["2026-11-22T12:00:00.123456Z", "2026-11-22T12:00:00.000000Z"][dice.roll(2) as usize]),
+            Type::Duration => Value::from(["0s", "1m30s", "1.5s"][dice.roll(3) as usize]),
+            Type::Any => json!({"any": [1, "two", {"three": null}]}),
+            Type::List(item) => (0..dice.roll(3)).map(|_| sample(item, dice, depth)).collect(),
+            Type::Map(inner) => Value::Object((0..dice.roll(3)).map(|at| (format!("k{at}"), sample(inner, dice, depth))).collect()),
+            Type::Struct(reference) => object(reference.schema(), dice, depth),
+            Type::Named(_) => Value::Null,
+        }
+    }
+
+    fn object(schema: &Schema, dice: &mut Dice, depth: u32) -> Value {
+        let mut members = Map::new();
+        for field in &schema.fields {
+            if depth > 0 && dice.roll(3) == 0 && field.number > 0 {
+                members.insert(field.name.to_string(), sample(&field.kind, dice, depth - 1));
+            }
+        }
+        Value::Object(members)
+    }
+
+    #[test]
+    fn every_kind_keeps_everything_on_the_way_to_protobuf_and_back() {
+        let mut dice = Dice(7);
+        for row in crate::Registry::with_builtins().all() {
+            let schema = crate::schema::of(&row);
+            for _ in 0..200 {
+                let mut value = object(&schema, &mut dice, 7);
+                value["apiVersion"] = row.api_version().into();
+                value["kind"] = row.kind.as_ref().into();
+                let Ok(decoded) = crate::decode::checked(&row, value) else {
+                    panic!("a sample of {} does not fit its schema", schema.name)
+                };
+                let bytes = encode(&decoded.object, &schema);
+                let back = crate::decode::checked(&row, to_json(&bytes).expect("readable")).expect("fits").object;
+                if let Some(path) = difference("", &decoded.object, &back) {
+                    panic!("{}: {path}", schema.name);
+                }
+            }
+        }
+    }
+
+    fn difference(path: &str, left: &Value, right: &Value) -> Option<String> {
+        match (left, right) {
+            (Value::Object(a), Value::Object(b)) => {
+                let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+                keys.into_iter().find_map(|key| {
+                    difference(&format!("{path}.{key}"), a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null))
+                })
+            }
+            (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+                a.iter().zip(b).enumerate().find_map(|(at, (a, b))| difference(&format!("{path}[{at}]"), a, b))
+            }
+            // only JSON tells an empty list or map from none
+            (Value::Array(list), Value::Null) if list.is_empty() => None,
+            (Value::Object(map), Value::Null) if map.is_empty() => None,
+            (a, b) => (a != b).then(|| format!("{path}: {a} became {b}")),
+        }
     }
 
     #[test]

@@ -66,10 +66,14 @@ pub struct Rules {
     pub prepare_status: fn(&mut Value, &Value, &RequestFacts),
     /// Problems of an object by itself.
     pub validate: fn(&Value, &mut Problems),
+    /// Problems of a new object beside those of any.
+    pub validate_create: fn(&Value, &mut Problems),
     /// Problems of a change (immutable fields).
     pub validate_update: fn(&Value, &Value, &mut Problems),
     /// Problems of a new status.
     pub validate_status: fn(&Value, &Value, &mut Problems),
+    /// What every request for the resource is warned of; empty: nothing.
+    pub deprecated: &'static str,
     /// Texts for `Warning:` headers.
     pub warnings: fn(&Value) -> Vec<String>,
     /// The Table's columns, [`NAME_COLUMN`] first.
@@ -78,6 +82,8 @@ pub struct Rules {
     pub cells: fn(&Value, jiff::Timestamp) -> Vec<Value>,
     /// The value of a selectable field beside `metadata.name` and `metadata.namespace`; `None` when the kind knows no such field.
     pub field: fn(&Value, &str) -> Option<String>,
+    /// Whether the kind names its selectable fields itself, as [`Rules::field`] knows them.
+    pub own_fields: bool,
     /// How the object's name is checked (`Spec:` Kubernetes "Object Names and IDs").
     pub name: NameRule,
     /// Spec fields in which a change bumps `metadata.generation`; `None`: the kind has no generation.
@@ -109,12 +115,15 @@ impl Rules {
         prepare_update: keep_status,
         prepare_status: keep_all_but_status,
         validate: |_, _| {},
+        validate_create: |_, _| {},
         validate_update: |_, _, _| {},
         validate_status: |_, _, _| {},
+        deprecated: "",
         warnings: |_| Vec::new(),
         columns: &[NAME_COLUMN, AGE_COLUMN],
         cells: crate::kinds::name_and_age,
         field: |_, _| None,
+        own_fields: false,
         name: NameRule::DnsSubdomain,
         has_generation: false,
         create_on_update: false,

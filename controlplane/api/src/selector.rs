@@ -401,7 +401,8 @@ impl Parser {
                         wants_value = false;
                     }
                     Some(_) => return Self::refuse(&other, "',' or ')'"),
-                    None => return Self::refuse(&other, "',', ')' or identifier"),
+                    None if wants_value => return Self::refuse(&other, "',', ')' or identifier"),
+                    None => return Self::refuse(&other, "',' or ')'"),
                 },
             }
         }

@@ -119,10 +119,7 @@ impl ApiError {
 
     /// 404: no such path.
     pub fn no_such_path() -> Self {
-        Self {
-            causes: vec![Cause { reason: "UnexpectedServerResponse".into(), message: "404 page not found".into(), field: String::new() }],
-            ..Self::new(Reason::NotFound, "the server could not find the requested resource")
-        }
+        Self::new(Reason::NotFound, "the server could not find the requested resource")
     }
 
     /// 409: the name is taken.
@@ -205,12 +202,12 @@ impl ApiError {
             causes: vec![Cause { reason: String::new(), message: text.clone(), field: String::new() }],
             detail: text.clone(),
             ..Self::new(Reason::InternalError, format!("Internal error occurred: {text}"))
+        }
+    }
+
     /// 500 without a reason, for what upstream reports as a plain error.
     pub fn unknown(message: impl Into<String>) -> Self {
         Self::new(Reason::Unknown, message)
-    }
-
-        }
     }
 
     /// 503: no quorum, or shutting down.
@@ -250,8 +247,19 @@ impl ApiError {
         {
             status.remove("reason");
         }
-        // upstream writes an empty object for errors built with details, none for the generic ones
-        if !details.is_empty() {
+        // upstream writes an empty object for errors that are built with details, and nothing for the others
+        let always = match self.reason {
+            Reason::AlreadyExists
+            | Reason::Conflict
+            | Reason::Forbidden
+            | Reason::Invalid
+            | Reason::MethodNotAllowed
+            | Reason::NotFound => true,
+            // those that a path met before its handler
+            Reason::NotAcceptable | Reason::UnsupportedMediaType => self.message.starts_with(&self.reason.code().to_string()),
+            _ => false,
+        };
+        if always || !details.is_empty() {
             status["details"] = Value::Object(details);
         }
         status

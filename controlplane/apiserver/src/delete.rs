@@ -5,7 +5,9 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use trierarch_api::{ApiError, Kind, Object, Snapshot as _};
+use trierarch_api::decode as schema_decode;
+use trierarch_api::decode::SCHEME;
+use trierarch_api::{ApiError, GroupResource, Kind, Object, Path, Problems, Snapshot as _};
 
 use crate::apiserver::ApiServer;
 use crate::dispatch::{Admitted, Answer};
@@ -47,12 +49,7 @@ pub struct Preconditions {
 
 impl DeleteOptions {
     fn of(admitted: &Admitted<'_>) -> Result<Self, ApiError> {
-        let mut options = if admitted.call.body.is_empty() {
-            Self::default()
-        } else {
-            let value = decode::any_body(admitted.call)?;
-            serde_json::from_value(value).map_err(|error| ApiError::bad_request(error.to_string()))?
-        };
+        let mut options = if admitted.call.body.is_empty() { Self::default() } else { Self::read(admitted)? };
         let query = admitted.options;
         if let Some(seconds) = query.integer("gracePeriodSeconds")? {
             options.grace_period_seconds = Some(seconds);
@@ -67,33 +64,37 @@ impl DeleteOptions {
         Ok(options)
     }
 
-    fn check(&self) -> Result<(), ApiError> {
-        if let Some(policy) = self.propagation_policy.as_deref()
-            && !matches!(policy, "Orphan" | "Background" | "Foreground")
-        {
-            let mut problems = trierarch_api::Problems::default();
-            problems.not_supported(&trierarch_api::Path::new("propagationPolicy"), policy, &["Background", "Foreground", "Orphan"]);
-            return Err(invalid_options(&problems));
+    /// Of a request's body.
+    fn read(admitted: &Admitted<'_>) -> Result<Self, ApiError> {
+        let mut value = decode::any_body(admitted.call)?;
+        let kind = value["kind"].as_str().unwrap_or_default();
+        if !kind.is_empty() && kind != "DeleteOptions" {
+            let version = value["apiVersion"].as_str().unwrap_or_default();
+            return Err(ApiError::bad_request(format!("no kind {kind:?} is registered for version {version:?} in scheme {SCHEME:?}")));
         }
-        if self.propagation_policy.is_some() && self.orphan_dependents.is_some() {
-            let mut problems = trierarch_api::Problems::default();
-            problems.invalid(
-                &trierarch_api::Path::new("propagationPolicy"),
-                self.propagation_policy.clone().unwrap_or_default(),
-                "orphanDependents and deletionPropagation cannot be both set",
-            );
-            return Err(invalid_options(&problems));
+        if let Some(schema) = trierarch_api::schema::named("meta.v1.DeleteOptions") {
+            schema_decode::typed(&schema, &mut value, &mut Vec::new()).map_err(ApiError::bad_request)?;
         }
-        if self.dry_run.iter().flatten().any(|value| value != "All") {
-            return Err(ApiError::bad_request("dryRun: Unsupported value: supported values: \"All\""));
-        }
-        Ok(())
+        serde_json::from_value(value).map_err(|error| ApiError::bad_request(error.to_string()))
     }
-}
 
-fn invalid_options(problems: &trierarch_api::Problems) -> ApiError {
-    let text = problems.0.first().map(ToString::to_string).unwrap_or_default();
-    ApiError::new(trierarch_api::Reason::Invalid, format!("DeleteOptions.meta.k8s.io \"\" is invalid: {text}"))
+    fn check(&self) -> Result<(), ApiError> {
+        let path = Path::new("propagationPolicy");
+        let mut problems = Problems::default();
+        let policy = self.propagation_policy.as_deref();
+        if let Some(policy) = policy
+            && self.orphan_dependents.is_some()
+        {
+            problems.invalid(&path, policy, "orphanDependents and deletionPropagation cannot be both set");
+        } else if let Some(policy) = policy.filter(|policy| !matches!(*policy, "Orphan" | "Background" | "Foreground")) {
+            problems.not_supported(&path, policy, &["Foreground", "Background", "Orphan", "nil"]);
+        }
+        let dry_run = self.dry_run.clone().unwrap_or_default();
+        if dry_run.iter().any(|value| value != "All") {
+            problems.not_supported(&Path::new("dryRun"), dry_run, &["All"]);
+        }
+        if problems.is_empty() { Ok(()) } else { Err(crate::pipeline::invalid_options("delete", &problems)) }
+    }
 }
 
 /// What a deletion did.
@@ -159,7 +160,8 @@ pub(crate) async fn collection_request(admitted: &Admitted<'_>, kind: &Arc<Kind>
     let mut items = Vec::new();
     for object in snapshot.list(&kind.storage(), namespace).into_iter().filter(|object| selection.matches(object)) {
         match delete(admitted.server, &ctx, kind, &object.namespace, &object.name, &options).await {
-            Ok(Deleted::Gone(object) | Deleted::Pending(object)) => items.push(encode::value_of(&object, kind)),
+            // the answer shows what was chosen, not what became of it
+            Ok(_) => items.push(encode::value_of(&object, kind)),
             Err(error) if error.reason == trierarch_api::Reason::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -214,19 +216,36 @@ fn preconditions(kind: &Kind, object: &Object, options: &DeleteOptions) -> Resul
     let Some(wanted) = &options.preconditions else {
         return Ok(());
     };
+    if kind.group.is_empty() && kind.plural == "namespaces" {
+        if let Some(uid) = wanted.uid.as_ref().filter(|uid| **uid != object.uid.0) {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid.0);
+            return Err(ApiError::conflict(&kind.group_resource(), &object.name, &why));
+        }
+        if let Some(version) = wanted.resource_version.as_ref().filter(|version| **version != object.resource_version.to_string()) {
+            let now = object.resource_version;
+            let why = format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {now}");
+            return Err(ApiError::conflict(&kind.group_resource(), &object.name, &why));
+        }
+        return Ok(());
+    }
+    // upstream names the kind here, not the resource
+    let named = GroupResource { group: kind.group.clone(), resource: kind.kind.clone() };
     if let Some(uid) = wanted.uid.as_ref().filter(|uid| **uid != object.uid.0) {
         return Err(ApiError::conflict(
-            &kind.group_resource(),
+            &named,
             &object.name,
-            &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid.0),
+            &format!(
+                "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                object.uid.0
+            ),
         ));
     }
     if let Some(version) = wanted.resource_version.as_ref().filter(|version| **version != object.resource_version.to_string()) {
         return Err(ApiError::conflict(
-            &kind.group_resource(),
+            &named,
             &object.name,
             &format!(
-                "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+                "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
                 object.resource_version
             ),
         ));
@@ -257,6 +276,9 @@ pub fn plan(kind: &Kind, object: &Object, options: &DeleteOptions, now: Timestam
     if let Some(deleted_at) = object.deletion_timestamp {
         let remaining = value["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
         if grace == 0 && !held {
+            if options.grace_period_seconds.is_some() {
+                metadata::of(&mut value).insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+            }
             return Step::Remove(value);
         }
         // a grace period can only become shorter, and only if this deletion names one
@@ -269,6 +291,10 @@ pub fn plan(kind: &Kind, object: &Object, options: &DeleteOptions, now: Timestam
         return if value["metadata"]["finalizers"] == object.value()["metadata"]["finalizers"] { Step::Nothing } else { Step::Mark(value) };
     }
     if grace == 0 && !held {
+        // a pod that a node could have been running shows when it went
+        if graceful(kind) {
+            mark(&mut value, now, 0);
+        }
         return Step::Remove(value);
     }
     let until = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
@@ -303,9 +329,14 @@ fn namespace(object: &Object, mut value: Value, now: Timestamp) -> Step {
     Step::Mark(value)
 }
 
+/// Whether objects of the kind may take their time to end.
+fn graceful(kind: &Kind) -> bool {
+    kind.group.is_empty() && kind.plural == "pods"
+}
+
 /// How long the object may still take. Only pods that a node runs have a grace period.
 fn grace_period(kind: &Kind, value: &Value, options: &DeleteOptions) -> i64 {
-    if !kind.group.is_empty() || kind.plural != "pods" {
+    if !graceful(kind) {
         return 0;
     }
     let spec = &value["spec"];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde_json::Value;
-use trierarch_api::{ApiError, Kind, Reason, Subresource, Verb};
+use trierarch_api::{ApiError, Kind, Reason, Subresource, Verb, protobuf, schema};
 
 use crate::apiserver::ApiServer;
 use crate::authenticate::{self, Headers, Peer};
@@ -135,7 +135,14 @@ impl Admitted<'_> {
     /// # Errors
     /// 406
     pub fn choose(&self, transforms: bool) -> Result<Chosen, ApiError> {
-        negotiate::choose(self.call.headers.get("accept"), self.options, self.user_agent(), transforms)
+        let accept = self.call.headers.get("accept");
+        let has_protobuf = accept.is_some_and(|accept| accept.contains(protobuf::MEDIA_TYPE))
+            && self
+                .server
+                .registry
+                .by_resource(&self.info.group, &self.info.version, &self.info.resource)
+                .is_some_and(|kind| schema::named(&schema::table_name(&kind)).is_some());
+        negotiate::choose(accept, self.options, self.user_agent(), transforms, has_protobuf)
     }
 
     /// The facts of a write.
@@ -165,9 +172,18 @@ async fn steps(server: &Arc<ApiServer>, call: &Call, options: &Options, info: &R
     let _place =
         if info.long_running() || user.in_group(crate::identity::MASTERS) { None } else { Some(server.flow.enter(info.writes())?) };
     server.authorize(&user, info)?;
+    let deprecated = server.registry.by_resource(&info.group, &info.version, &info.resource).map_or("", |kind| kind.rules.deprecated);
     let deadline = Deadline::after(timeout(options)?);
     let admitted = Admitted { server, call, info, options, user: &user, deadline };
-    if info.is_resource { Box::pin(resource(&admitted)).await } else { Box::pin(document(&admitted)).await }
+    if !info.is_resource {
+        return Box::pin(document(&admitted)).await;
+    }
+    let answer = Box::pin(resource(&admitted)).await;
+    if deprecated.is_empty() {
+        return answer;
+    }
+    let answer = answer.unwrap_or_else(|error| Answer::error(&error));
+    Ok(answer.header("warning", format!("299 - \"{deprecated}\"")))
 }
 
 fn timeout(options: &Options) -> Result<Duration, ApiError> {
@@ -214,7 +230,7 @@ async fn document(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
     let path = admitted.info.path.trim_end_matches('/');
     let server = admitted.server;
     if admitted.call.method != "GET" && admitted.call.method != "HEAD" {
-        return Err(ApiError::no_such_path());
+        return Ok(no_such_page());
     }
     match path {
         "" => Ok(discovery::paths(server)),
@@ -241,7 +257,8 @@ async fn document(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
                 ["", "api", "v1"] => discovery::resources(admitted, "", "v1"),
                 ["", "apis", group] => discovery::group(admitted, group),
                 ["", "apis", group, version] => discovery::resources(admitted, group, version),
-                _ => Err(ApiError::no_such_path()),
+                ["", "api", ..] => Err(ApiError::no_such_path()),
+                _ => Ok(no_such_page()),
             }
         }
     }
@@ -255,7 +272,8 @@ async fn resource(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
         if info.group.is_empty() && info.resource == "bindings" && info.verb == "create" {
             return Box::pin(subresource::binding::legacy(admitted)).await;
         }
-        return Err(ApiError::no_such_path());
+        let known = admitted.server.registry.all().iter().any(|row| row.group == info.group);
+        return if known { Err(ApiError::no_such_path()) } else { Ok(no_such_page()) };
     };
     if kind.namespaced_scope() {
         let across = matches!(info.verb.as_str(), "list" | "watch") || (info.verb == "create" && kind.verbs == Verb::CREATE_ONLY);
@@ -273,6 +291,15 @@ async fn resource(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
         return Box::pin(sub(admitted, &kind, which)).await;
     }
     let verb = Verb::ALL.iter().copied().find(|verb| verb.as_str() == info.verb).ok_or_else(method_not_allowed)?;
+    let of_collection = match verb {
+        Verb::Create | Verb::DeleteCollection => true,
+        Verb::Delete | Verb::Get | Verb::Patch | Verb::Update => false,
+        // a list or watch may be limited to one object by a selector, or by the path of the older watch
+        Verb::List | Verb::Watch => info.name.is_empty(),
+    };
+    if of_collection != info.name.is_empty() || admitted.call.method == "HEAD" {
+        return Err(method_not_allowed());
+    }
     if !kind.allows(verb) {
         return Err(method_not_allowed());
     }
@@ -308,11 +335,20 @@ async fn sub(admitted: &Admitted<'_>, kind: &Arc<Kind>, which: Subresource) -> R
         (Subresource::Token, "create") => Box::pin(subresource::token::request(admitted)).await,
         (Subresource::Log, "get") => Box::pin(crate::proxy::agent::log(admitted)).await,
         (Subresource::Exec | Subresource::Attach | Subresource::PortForward, "get" | "create") => {
+            let pod = read::object(admitted, kind).await?;
+            if pod.value()["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
+                return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", pod.name)));
+            }
             Err(ApiError::bad_request("Upgrade request required"))
         }
         (Subresource::Proxy, _) => Box::pin(crate::proxy::forward::request(admitted)).await,
         _ => Err(method_not_allowed()),
     }
+}
+
+/// 404 of a path that nothing below was ever registered for.
+fn no_such_page() -> Answer {
+    Answer::full(404, "text/plain; charset=utf-8", "404 page not found\n")
 }
 
 /// 405, as upstream says it for a path that exists.

@@ -22,7 +22,7 @@ fn checks(which: &str) -> &'static [&'static str] {
 
 async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
     match name {
-        "store" => server.store.linearizable_view(PATIENCE).await.map(drop).map_err(|error| error.to_string()),
+        "store" => server.store.ready(PATIENCE).await.map_err(|error| error.to_string()),
         "shutdown" if server.stopping.is_cancelled() => Err("the server is shutting down".to_owned()),
         _ => Ok(()),
     }

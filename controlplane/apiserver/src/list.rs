@@ -7,7 +7,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use trierarch_api::{ApiError, FieldSelector, IndexTerm, Kind, LabelSelector, Object, ObjectKey, Snapshot as _, object};
+use trierarch_api::{
+    ApiError, FieldSelector, IndexTerm, Kind, LabelSelector, Object, ObjectKey, Path, Problems, Snapshot as _, object, protobuf,
+};
 use trierarch_raft::Record;
 
 use crate::apiserver::{StoreSnapshot, object_of, store_error};
@@ -31,27 +33,14 @@ impl Selection {
     /// # Errors
     /// 400 for selectors that cannot be read and fields that cannot be selected by.
     pub fn parse(options: &Options, kind: &Kind) -> Result<Self, ApiError> {
-        let labels = LabelSelector::parse(options.text("labelSelector")).map_err(|error| {
-            ApiError::bad_request(
-                format!("unable to parse requirement: {error}")
-                    .replace("unable to parse requirement: unable to parse requirement", "unable to parse requirement"),
-            )
-        })?;
+        let labels = LabelSelector::parse(options.text("labelSelector")).map_err(|error| ApiError::bad_request(error.to_string()))?;
         let fields = FieldSelector::parse(options.text("fieldSelector")).map_err(|error| ApiError::bad_request(error.to_string()))?;
         let empty = json!({});
         for term in fields.terms() {
             let known =
                 matches!(term.field.as_str(), "metadata.name" | "metadata.namespace") || (kind.rules.field)(&empty, &term.field).is_some();
             if !known {
-                let group_version =
-                    if kind.group.is_empty() { format!("/{}", kind.version) } else { format!("{}/{}", kind.group, kind.version) };
-                return Err(ApiError::bad_request(format!(
-                    "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {}",
-                    format!("{group_version}, Resource={}", kind.plural),
-                    options.text("labelSelector"),
-                    options.text("fieldSelector"),
-                    term.field
-                )));
+                return Err(ApiError::bad_request(unknown_field(kind, &term.field)));
             }
         }
         Ok(Self { labels, fields })
@@ -85,6 +74,14 @@ impl Selection {
     }
 }
 
+/// Which fields a resource can be selected by, when it cannot be by this one.
+fn unknown_field(kind: &Kind, field: &str) -> String {
+    if kind.rules.own_fields {
+        return format!("field label not supported: {field}");
+    }
+    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+}
+
 /// Where the next page begins, and at which revision all pages are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Continue {
@@ -116,7 +113,7 @@ impl Continue {
     /// # Errors
     /// 400 when it is none.
     pub fn decode(token: &str) -> Result<Self, ApiError> {
-        let refuse = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let refuse = |why: &str| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| refuse(&error.to_string()))?;
         let read: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(&error.to_string()))?;
         if read.version != TOKEN_VERSION {
@@ -139,6 +136,12 @@ struct Source {
 pub(crate) async fn request(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer, ApiError> {
     let chosen = admitted.choose(true)?;
     let include = Include::parse(admitted.options)?;
+    admitted.options.integer("timeoutSeconds")?;
+    if admitted.options.get("sendInitialEvents").is_some() {
+        let mut problems = Problems::default();
+        problems.forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list");
+        return Err(crate::pipeline::invalid_options("list", &problems));
+    }
     let selection = Selection::parse(admitted.options, kind)?;
     let limit = usize::try_from(admitted.options.integer("limit")?.unwrap_or(0).max(0)).unwrap_or(usize::MAX);
     let storage = kind.storage();
@@ -166,6 +169,14 @@ async fn source(admitted: &Admitted<'_>, prefix: &Bytes, whole: &Bytes) -> Resul
         if !version.is_empty() && version != "0" {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
+        if !matching.is_empty() {
+            return Err(invalid(|at, problems| {
+                if version.is_empty() {
+                    problems.forbidden(at, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+                }
+                problems.forbidden(at, "resourceVersionMatch is forbidden when continue is provided");
+            }));
+        }
         let token = Continue::decode(token)?;
         let mut after = whole.to_vec();
         after.extend_from_slice(token.after.as_bytes());
@@ -176,19 +187,28 @@ async fn source(admitted: &Admitted<'_>, prefix: &Bytes, whole: &Bytes) -> Resul
             let snapshot = admitted.server.fresh_snapshot(admitted.deadline).await?;
             Ok(present(snapshot))
         }
-        ("", _) => Err(ApiError::bad_request(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-        )),
-        ("0", "Exact") => Err(ApiError::bad_request(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        )),
+        ("", _) => {
+            Err(invalid(|at, problems| problems.forbidden(at, "resourceVersionMatch is forbidden unless resourceVersion is provided")))
+        }
+        ("0", "Exact") => {
+            Err(invalid(|at, problems| problems.forbidden(at, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")))
+        }
         ("0", _) => Ok(present(admitted.server.snapshot())),
-        (version, "Exact") => at(admitted, prefix, read::parse_version(version)?, None).await,
-        (version, "" | "NotOlderThan") => Ok(present(read::at_least(admitted, read::parse_version(version)?).await?)),
-        (_, other) => Err(ApiError::bad_request(format!(
-            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-        ))),
+        (version, "Exact") => at(admitted, prefix, parse_version(version)?, None).await,
+        (version, "" | "NotOlderThan") => Ok(present(read::at_least(admitted, parse_version(version)?).await?)),
+        (_, other) => Err(invalid(|at, problems| problems.not_supported(at, other, &["Exact", "NotOlderThan", ""]))),
     }
+}
+
+fn parse_version(text: &str) -> Result<u64, ApiError> {
+    read::parse_version(text).map_err(|error| ApiError::bad_request(format!("invalid resource version: {}", error.message)))
+}
+
+/// 422 for `resourceVersionMatch`.
+fn invalid(complain: impl FnOnce(&Path, &mut Problems)) -> ApiError {
+    let mut problems = Problems::default();
+    complain(&Path::new("resourceVersionMatch"), &mut problems);
+    crate::pipeline::invalid_options("list", &problems)
 }
 
 fn present(snapshot: StoreSnapshot) -> Source {
@@ -286,6 +306,11 @@ fn write(items: &[Arc<Record>], admitted: &Admitted<'_>, kind: &Arc<Kind>, chose
             }
             out.put_slice(b"]}");
             out.freeze()
+        }
+        Form::Object if chosen.encoding == Encoding::Protobuf => {
+            let items = objects().map(|object| encode::shared_value(&object, kind));
+            let list = format!("{}List", kind.kind);
+            Bytes::from(protobuf::list_to_bytes(&kind.api_version(), &list, list_meta, items).unwrap_or_default())
         }
         Form::Object => {
             let items: Vec<Value> = objects().map(|object| encode::value_of(&object, kind)).collect();

@@ -11,6 +11,8 @@ pub enum Encoding {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// How the body of a request is written.
@@ -55,6 +57,7 @@ impl Chosen {
         match self.encoding {
             Encoding::Json => "application/json",
             Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => protobuf::MEDIA_TYPE,
         }
     }
 }
@@ -105,34 +108,46 @@ fn thousandths(quality: &str) -> u32 {
     if whole.trim() == "0" { fraction.parse().unwrap_or(0) } else { 1000 }
 }
 
-/// Chooses an answer. `transforms` tells whether Table and PartialObjectMetadata are offered here.
+/// Chooses an answer. `transforms` tells whether Table and PartialObjectMetadata are offered here, `has_protobuf` whether the kind has such
+/// a form.
 ///
 /// # Errors
 /// 406 when nothing that is accepted is offered.
-pub fn choose(accept: Option<&str>, options: &Options, user_agent: &str, transforms: bool) -> Result<Chosen, ApiError> {
+pub fn choose(accept: Option<&str>, options: &Options, user_agent: &str, transforms: bool, has_protobuf: bool) -> Result<Chosen, ApiError> {
     let accept = accept.filter(|accept| !accept.trim().is_empty()).unwrap_or("*/*");
+    let mut readable = false;
     for clause in clauses(accept) {
         let encoding = match clause.media {
             "application/json" | "application/*" | "*/*" => Encoding::Json,
             "application/yaml" => Encoding::Yaml,
+            protobuf::MEDIA_TYPE if has_protobuf => Encoding::Protobuf,
             _ => continue,
         };
+        readable = true;
         let group_fits = clause.param("g").is_none_or(|group| group == "meta.k8s.io")
             && clause.param("v").is_none_or(|version| version == "v1" || version == "v1beta1");
         let form = match clause.param("as") {
             None => Form::Object,
-            Some("Table") if transforms && group_fits => Form::Table,
+            Some("Table") if transforms && group_fits && encoding != Encoding::Protobuf => Form::Table,
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") if transforms && group_fits => Form::Metadata,
             Some(_) => continue,
         };
         return Ok(Chosen { encoding, form, pretty: pretty(options, user_agent) });
     }
-    Err(not_acceptable())
+    if readable {
+        return Err(not_acceptable());
+    }
+    let offered =
+        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    Err(ApiError::new(Reason::NotAcceptable, offered))
 }
 
 /// 406, as upstream says it.
 pub fn not_acceptable() -> ApiError {
-    ApiError::new(Reason::NotAcceptable, "only the following media types are accepted: application/json, application/yaml")
+    ApiError::new(
+        Reason::NotAcceptable,
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    )
 }
 
 /// 415, as upstream says it.
@@ -174,7 +189,7 @@ mod tests {
     use super::*;
 
     fn check(accept: &str, expected: Option<(Encoding, Form)>) {
-        let chosen = choose(Some(accept), &Options::default(), "", true).ok().map(|chosen| (chosen.encoding, chosen.form));
+        let chosen = choose(Some(accept), &Options::default(), "", true, true).ok().map(|chosen| (chosen.encoding, chosen.form));
         assert_eq!(chosen, expected, "{accept}");
     }
 
@@ -185,11 +200,19 @@ mod tests {
         check("application/json", Some((Encoding::Json, Form::Object)));
         check("*/*", Some((Encoding::Json, Form::Object)));
         check("application/yaml", Some((Encoding::Yaml, Form::Object)));
-        check("application/vnd.kubernetes.protobuf,application/json", Some((Encoding::Json, Form::Object)));
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Encoding::Protobuf, Form::Object)));
+        check("application/vnd.kubernetes.protobuf, */*", Some((Encoding::Protobuf, Form::Object)));
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+            Some((Encoding::Protobuf, Form::Metadata)),
+        );
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Encoding::Json, Form::Object)));
         check("application/json;q=0.5,application/yaml", Some((Encoding::Yaml, Form::Object)));
         check("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Some((Encoding::Json, Form::Metadata)));
-        check("application/vnd.kubernetes.protobuf", None);
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", None);
+        let without = choose(Some("application/vnd.kubernetes.protobuf"), &Options::default(), "", true, false);
+        assert!(without.is_err(), "a kind without a protobuf form");
         check("application/json;as=Chair;v=v1;g=meta.k8s.io", None);
-        assert_eq!(choose(None, &Options::default(), "curl/8", false).map(|chosen| chosen.pretty), Ok(true));
+        assert_eq!(choose(None, &Options::default(), "curl/8", false, false).map(|chosen| chosen.pretty), Ok(true));
     }
 }

@@ -20,7 +20,14 @@ use crate::pipeline::encode;
 struct Document {
     bytes: Bytes,
     hash: String,
+    media: &'static str,
 }
+
+const JSON: &str = "application/json";
+/// What kubectl before 1.28 asks for.
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// An older name of it, which is no valid media type.
+const GNOSTIC_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// Documents by path; forgotten when the rows change.
 #[derive(Default)]
@@ -30,6 +37,10 @@ pub struct Documents {
 
 impl Documents {
     fn get(&self, rows: usize, path: &str, make: impl FnOnce() -> Option<Value>) -> Option<Arc<Document>> {
+        self.get_bytes(rows, path, JSON, || make().map(|value| encode::to_bytes(&value)))
+    }
+
+    fn get_bytes(&self, rows: usize, path: &str, media: &'static str, make: impl FnOnce() -> Option<Bytes>) -> Option<Arc<Document>> {
         let mut made = self.made.lock();
         if made.0 != rows {
             *made = (rows, HashMap::new());
@@ -37,9 +48,9 @@ impl Documents {
         if let Some(found) = made.1.get(path) {
             return Some(Arc::clone(found));
         }
-        let bytes = encode::to_bytes(&make()?);
+        let bytes = make()?;
         let hash = hex::encode_upper(Sha256::digest(&bytes));
-        let document = Arc::new(Document { bytes, hash });
+        let document = Arc::new(Document { bytes, hash, media });
         made.1.insert(path.to_owned(), Arc::clone(&document));
         Some(document)
     }
@@ -48,10 +59,10 @@ impl Documents {
 fn answer(admitted: &Admitted<'_>, document: &Document) -> Answer {
     let tag = format!("\"{}\"", document.hash);
     if admitted.call.headers.get("if-none-match").is_some_and(|known| known == tag) {
-        return Answer::full(304, "application/json", Bytes::new()).header("etag", tag);
+        return Answer::full(304, document.media, Bytes::new()).header("etag", tag);
     }
     let immutable = admitted.options.get("hash").is_some_and(|hash| hash == document.hash);
-    Answer::full(200, "application/json", document.bytes.clone())
+    Answer::full(200, document.media, document.bytes.clone())
         .header("etag", tag)
         .header("vary", "Accept")
         .header("cache-control", if immutable { "public, immutable" } else { "no-cache, private" })
@@ -60,15 +71,21 @@ fn answer(admitted: &Admitted<'_>, document: &Document) -> Answer {
 /// `/openapi/v2`
 pub(crate) fn v2(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
     let accept = admitted.call.headers.get("accept").unwrap_or("*/*");
-    let json = negotiate::clauses(accept).iter().any(|clause| matches!(clause.media, "application/json" | "*/*" | "application/*"));
-    if !json {
-        return Err(negotiate::not_acceptable());
-    }
     let server = admitted.server;
-    let document = server
-        .documents
-        .get(server.registry.all().len(), "v2", || Some(openapi::v2(&server.registry)))
-        .ok_or_else(ApiError::no_such_path)?;
+    let rows = server.registry.all().len();
+    let media = negotiate::clauses(accept).iter().find_map(|clause| match clause.media {
+        JSON | "*/*" | "application/*" => Some(JSON),
+        GNOSTIC | GNOSTIC_OLD => Some(GNOSTIC),
+        _ => None,
+    });
+    let document = match media {
+        Some(GNOSTIC) => server
+            .documents
+            .get_bytes(rows, "v2 protobuf", GNOSTIC, || Some(openapi::gnostic::encode(&openapi::v2(&server.registry)).into())),
+        Some(_) => server.documents.get(rows, "v2", || Some(openapi::v2(&server.registry))),
+        None => return Err(negotiate::not_acceptable()),
+    };
+    let document = document.ok_or_else(ApiError::no_such_path)?;
     Ok(answer(admitted, &document))
 }
 

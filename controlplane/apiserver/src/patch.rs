@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::Value;
 use trierarch_api::merge::apply::{self, Writer};
 use trierarch_api::merge::{json, strategic};
-use trierarch_api::{ApiError, Kind, Reason, Subresource, schema};
+use trierarch_api::{ApiError, FieldValidation, Kind, Path, Problems, Reason, Subresource, schema};
 
 use crate::authenticate::Headers as _;
 use crate::dispatch::{Admitted, Answer};
 use crate::negotiate;
-use crate::pipeline::{Ctx, decode, encode, metadata};
+use crate::pipeline::{Ctx, decode, encode, invalid_options, metadata};
 use crate::write::{Source, Target, object_namespace, update};
 
 /// A patch's media type.
@@ -26,13 +26,6 @@ pub enum Type {
     Apply,
 }
 
-const ACCEPTED: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
-
 impl Type {
     /// Of a `Content-Type`.
     ///
@@ -44,7 +37,7 @@ impl Type {
             "application/merge-patch+json" => Ok(Self::Merge),
             "application/strategic-merge-patch+json" => Ok(Self::Strategic),
             "application/apply-patch+yaml" => Ok(Self::Apply),
-            _ => Err(negotiate::unsupported_media_type(&ACCEPTED)),
+            _ => Err(ApiError::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type")),
         }
     }
 }
@@ -54,25 +47,42 @@ pub(crate) async fn request(admitted: &Admitted<'_>, kind: &Arc<Kind>, sub: Opti
     let chosen = admitted.choose(true)?;
     let ctx = admitted.ctx()?;
     let info = admitted.info;
-    let way = Type::parse(admitted.call.headers.get("content-type").unwrap_or_default())?;
-    if way == Type::Apply && admitted.options.text("fieldManager").is_empty() {
-        return Err(ApiError::new(
-            Reason::Invalid,
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        ));
-    }
-    if way != Type::Apply && ctx.force {
-        return Err(ApiError::new(
-            Reason::Invalid,
-            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
-        ));
-    }
+    let way = way(admitted, &ctx)?;
     let namespace = object_namespace(kind, &info.namespace);
     let change = change(&ctx, kind, way, sub, &admitted.call.body, namespace, &info.name)?;
     let target = Target { kind, namespace, name: &info.name, sub };
     let source = if way == Type::Apply { Source::Applied(&change) } else { Source::From(&change) };
     let updated = update(admitted.server, &ctx, &target, source).await?;
     Ok(encode::answer(if updated.created { 201 } else { 200 }, &updated.object, kind, chosen, &ctx))
+}
+
+/// The sort of a patch, if its options fit.
+///
+/// # Errors
+/// 415, 422
+pub(crate) fn way(admitted: &Admitted<'_>, ctx: &Ctx) -> Result<Type, ApiError> {
+    let way = Type::parse(admitted.call.headers.get("content-type").unwrap_or_default())?;
+    let mut problems = Problems::default();
+    if way == Type::Apply && admitted.options.text("fieldManager").is_empty() {
+        problems.required(&Path::new("fieldManager"), "is required for apply patch");
+    }
+    if way != Type::Apply && ctx.force {
+        problems.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+    }
+    if !problems.is_empty() {
+        return Err(invalid_options("patch", &problems));
+    }
+    Ok(way)
+}
+
+/// The configuration to apply.
+///
+/// # Errors
+/// 400
+pub(crate) fn config(body: &[u8]) -> Result<Value, ApiError> {
+    let json = decode::yaml_to_json(body)
+        .map_err(|error| ApiError::bad_request(format!("error decoding patch: error converting YAML to JSON: {}", error.message)))?;
+    Ok(trierarch_api::decode::parse(&json)?.0)
 }
 
 /// The function from an object to the patched one.
@@ -91,30 +101,21 @@ pub fn change<'a>(
     let parsed = match way {
         Type::Json => Value::Null,
         Type::Merge | Type::Strategic => {
-            let patch: Value =
-                serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+            let (patch, duplicates) = trierarch_api::decode::parse(body).map_err(|_ignored| ApiError::bad_request(json::NO_PATCH))?;
             if !patch.is_object() {
-                return Err(ApiError::bad_request(
-                    "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}",
-                ));
+                let found = trierarch_api::decode::json_type(&patch);
+                let why = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");
+                let before = if way == Type::Merge { "error decoding patch: " } else { "" };
+                return Err(ApiError::bad_request(format!("{before}{why}")));
+            }
+            if ctx.validation == FieldValidation::Warn {
+                duplicates.into_iter().for_each(|duplicate| ctx.warn(duplicate));
+            } else if ctx.validation == FieldValidation::Strict && !duplicates.is_empty() {
+                return Err(ApiError::bad_request(trierarch_api::decode::strict_error(&duplicates)));
             }
             patch
         }
-        Type::Apply => {
-            let json = decode::yaml_to_json(body)?;
-            let mut config = trierarch_api::decode::parse(&json)?.0;
-            if config["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
-                return Err(ApiError::bad_request("metadata.managedFields must be nil"));
-            }
-            let object = metadata::of(&mut config);
-            if kind.namespaced_scope() && !object.contains_key("namespace") {
-                object.insert("namespace".to_owned(), namespace.into());
-            }
-            if !object.contains_key("name") {
-                object.insert("name".to_owned(), name.into());
-            }
-            apply_config(ctx, kind, config)?
-        }
+        Type::Apply => config(body)?,
     };
     Ok(move |old: Option<&Value>| {
         let value = match way {
@@ -127,22 +128,24 @@ pub fn change<'a>(
             Type::Strategic => strategic::apply(&schema::of(kind), present(old)?, &parsed)?,
             Type::Apply => {
                 let writer = Writer { manager: &ctx.field_manager, subresource: sub.map_or("", Subresource::as_str), now: ctx.now };
-                return apply::apply(kind, old, &parsed, &writer, ctx.force);
+                let mut applied = apply::apply(kind, old, &parsed, &writer, ctx.force)?;
+                identify(kind, &mut applied, namespace, name);
+                return Ok(applied);
             }
         };
         decode::patched(ctx, kind, value)
     })
 }
 
-/// An apply's configuration: checked against the schema, but not filled with what it leaves out.
-fn apply_config(ctx: &Ctx, kind: &Kind, config: Value) -> Result<Value, ApiError> {
-    decode::patched(ctx, kind, config.clone())?;
-    let mut config = config;
-    if config["apiVersion"].is_null() || config["kind"].is_null() {
-        config["apiVersion"] = kind.api_version().into();
-        config["kind"] = kind.kind.as_ref().into();
+/// A configuration may leave out what the path says.
+fn identify(kind: &Kind, object: &mut Value, namespace: &str, name: &str) {
+    let metadata = metadata::of(object);
+    if kind.namespaced_scope() && !metadata.contains_key("namespace") {
+        metadata.insert("namespace".to_owned(), namespace.into());
     }
-    Ok(config)
+    if !metadata.contains_key("name") {
+        metadata.insert("name".to_owned(), name.into());
+    }
 }
 
 fn present(old: Option<&Value>) -> Result<&Value, ApiError> {

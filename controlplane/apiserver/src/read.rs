@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trierarch_api::{ApiError, Kind, Snapshot as _};
+use trierarch_api::{ApiError, Kind, Object, Snapshot as _};
 
 use crate::apiserver::{StoreSnapshot, store_error};
 use crate::dispatch::{Admitted, Answer};
@@ -14,12 +14,20 @@ use crate::write::object_namespace;
 pub(crate) async fn get_request(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer, ApiError> {
     let chosen = admitted.choose(true)?;
     let include = Include::parse(admitted.options)?;
-    let snapshot = state(admitted).await?;
-    let name = &admitted.info.name;
-    let object = snapshot
-        .get(&kind.storage(), object_namespace(kind, &admitted.info.namespace), name)
-        .ok_or_else(|| ApiError::not_found(&kind.group_resource(), name))?;
+    let object = object(admitted, kind).await?;
     Ok(Answer::full(200, chosen.content_type(), encode::object(&object, kind, chosen, include)))
+}
+
+/// The object that a request's path names.
+///
+/// # Errors
+/// 404
+pub(crate) async fn object(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Arc<Object>, ApiError> {
+    let name = &admitted.info.name;
+    state(admitted)
+        .await?
+        .get(&kind.storage(), object_namespace(kind, &admitted.info.namespace), name)
+        .ok_or_else(|| ApiError::not_found(&kind.group_resource(), name))
 }
 
 /// The state a read asks for: the newest without `resourceVersion`, any with `0`, else at least that one.
@@ -47,6 +55,6 @@ pub(crate) async fn at_least(admitted: &Admitted<'_>, revision: u64) -> Result<S
 /// 400 when it is no number.
 pub(crate) fn parse_version(text: &str) -> Result<u64, ApiError> {
     text.parse().map_err(|_ignored| {
-        ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+        ApiError::unknown(format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
     })
 }

@@ -78,8 +78,6 @@ impl RequestInfo {
             }
         } else if info.name.is_empty() && info.verb == "delete" {
             info.verb = "deletecollection".to_owned();
-        } else if !info.name.is_empty() && info.subresource.is_empty() && info.verb == "get" && options.flag("watch") {
-            info.verb = "watch".to_owned();
         }
         if legacy_watch {
             info.verb = "watch".to_owned();

@@ -164,7 +164,7 @@ fn settle(view: &View, settings: &Settings, kind: &Kind, service: &mut Value, ol
     let before = held(old);
     let mut problems = Problems::default();
     if kind_of(service) != "ExternalName" {
-        families(service);
+        families(service, &mut problems);
         address(view, settings, service, &before, &mut problems)?;
     }
     node_ports(view, settings, service, &before, &mut problems)?;
@@ -185,7 +185,9 @@ fn settle(view: &View, settings: &Settings, kind: &Kind, service: &mut Value, ol
 }
 
 /// One family here: IPv4. A headless Service without selector may be resolved to both.
-fn families(service: &mut Value) {
+fn families(service: &mut Value, problems: &mut Problems) {
+    let path = Path::new("spec");
+    let asked_for_both = service["spec"]["ipFamilyPolicy"] == "RequireDualStack";
     let spec = &mut service["spec"];
     let headless = spec["clusterIP"] == "None";
     let selectorless = spec["selector"].as_object().is_none_or(serde_json::Map::is_empty);
@@ -196,12 +198,28 @@ fn families(service: &mut Value) {
         spec["ipFamilies"] =
             if headless && selectorless && spec["ipFamilyPolicy"] != "SingleStack" { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) };
     }
+    if headless && selectorless {
+        return;
+    }
+    if asked_for_both {
+        problems.invalid(&path.child("ipFamilyPolicy"), "RequireDualStack", "this cluster is not configured for dual-stack services");
+    }
+    for (index, family) in spec["ipFamilies"].as_array().into_iter().flatten().enumerate() {
+        if family == "IPv6" {
+            problems.invalid(&path.child("ipFamilies").index(index), "IPv6", "not configured on this cluster");
+        }
+    }
 }
 
 fn address(view: &View, settings: &Settings, service: &mut Value, before: &Held, problems: &mut Problems) -> Result<(), ApiError> {
     let spec = &mut service["spec"];
-    let first = spec["clusterIPs"][0].as_str().filter(|text| !text.is_empty());
-    let stated = spec["clusterIP"].as_str().filter(|text| !text.is_empty()).or(first).unwrap_or_default().to_owned();
+    let stated = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
+    let listed: Vec<String> =
+        spec["clusterIPs"].as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect();
+    // a list that says something else than the single address is for validation to refuse
+    if !listed.is_empty() && (listed.len() > 1 || listed[0] != stated) {
+        return Ok(());
+    }
     let chosen = match stated.as_str() {
         "None" => "None".to_owned(),
         "" => free_address(view, settings).ok_or_else(|| ApiError::internal("failed to allocate a serviceIP: range is full"))?,
@@ -213,10 +231,7 @@ fn address(view: &View, settings: &Settings, service: &mut Value, before: &Held,
                     problems.invalid(
                         &path,
                         json!([named]),
-                        format!(
-                            "failed to allocate IP {named}: the provided IP is not in the valid range. The range of valid IPs is {}/{}",
-                            settings.service_cidr.0, settings.service_cidr.1
-                        ),
+                        format!("failed to allocate IP {named}: the provided network does not match the current range"),
                     );
                 }
                 Ok(_) if view.get(&address_key(named)).is_some() => {
@@ -285,7 +300,12 @@ fn node_ports(view: &View, settings: &Settings, service: &mut Value, before: &He
             }
             continue;
         }
-        check_port(view, settings, stated, before, &path.index(index).child("nodePort"), problems);
+        let at = path.index(index).child("nodePort");
+        if shared.iter().any(|(_, other, node_port)| *other == protocol && u64::from(*node_port) == stated) {
+            problems.invalid(&at, stated, "provided port is already allocated");
+        } else {
+            check_port(view, settings, stated, before, &at, problems);
+        }
         shared.push((number, protocol, u16::try_from(stated).unwrap_or(0)));
     }
     if health {

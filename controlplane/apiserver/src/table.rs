@@ -28,7 +28,7 @@ impl Include {
             "None" => Ok(Self::None),
             "Object" => Ok(Self::Object),
             other => Err(ApiError::bad_request(format!(
-                "includeObject: Unsupported value: {other:?}: supported values: \"Metadata\", \"None\", \"Object\""
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
             ))),
         }
     }
@@ -36,7 +36,7 @@ impl Include {
 
 /// A table of rows.
 pub fn table(kind: &Kind, rows: Vec<Value>, list_meta: Value, headers: bool) -> Value {
-    let columns: Vec<Value> = if headers {
+    let columns: Value = if headers {
         kind.rules
             .columns
             .iter()
@@ -48,7 +48,7 @@ pub fn table(kind: &Kind, rows: Vec<Value>, list_meta: Value, headers: bool) -> 
             })
             .collect()
     } else {
-        Vec::new()
+        Value::Null
     };
     json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": list_meta, "columnDefinitions": columns, "rows": rows })
 }
@@ -57,7 +57,7 @@ pub fn table(kind: &Kind, rows: Vec<Value>, list_meta: Value, headers: bool) -> 
 pub fn row(kind: &Kind, value: &Value, include: Include, now: Timestamp) -> Value {
     let mut row = json!({ "cells": (kind.rules.cells)(value, now) });
     match include {
-        Include::None => {}
+        Include::None => row["object"] = Value::Null,
         Include::Metadata => {
             row["object"] = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"] });
         }

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use rand::RngExt as _;
 use serde_json::{Value, json};
-use trierarch_api::{ApiError, Kind, Object, ObjectKey, Reason, Snapshot as _};
+use trierarch_api::{ApiError, Kind, Object, ObjectKey, Path, Problems, Reason, Snapshot as _, protobuf};
 use trierarch_raft::{Event, EventKind, WatchError, Watcher};
 
 use crate::apiserver::{ApiServer, StoreSnapshot, object_of};
@@ -21,6 +21,8 @@ use crate::pipeline::encode;
 use crate::read;
 use crate::table::{self, Include};
 
+/// The media type of a watch whose events are protobuf.
+const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const SECONDS_MIN: u64 = 1800;
 /// As many initial events go into one piece of the stream.
@@ -60,22 +62,28 @@ pub fn transition(kind: EventKind, before: Option<bool>, after: bool) -> Option<
 
 /// Answers a watch with a stream that ends by itself.
 pub(crate) async fn request(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer, ApiError> {
-    let lines = start(admitted, kind).await?;
-    let stream = lines.map(Ok).boxed();
+    let (encoding, pieces) = start(admitted, kind, true).await?;
+    let stream = pieces.map(Ok).boxed();
+    let content_type = match encoding {
+        Encoding::Protobuf => PROTOBUF_STREAM,
+        Encoding::Json | Encoding::Yaml => "application/json",
+    };
     Ok(Answer {
         code: 200,
-        headers: vec![
-            ("content-type".to_owned(), "application/json".to_owned()),
-            ("cache-control".to_owned(), "no-cache, private".to_owned()),
-        ],
+        headers: vec![("content-type".to_owned(), content_type.to_owned()), ("cache-control".to_owned(), "no-cache, private".to_owned())],
         body: Body::Stream(stream),
     })
 }
 
-/// The events of a watch, each ended by a line feed; several may come in one piece.
-pub(crate) async fn start(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<BoxStream<'static, Bytes>, ApiError> {
+/// The events of a watch: JSON, each ended by a line feed, or (if `may_be_binary`) protobuf, each begun by its length. Several may come in
+/// one piece.
+pub(crate) async fn start(
+    admitted: &Admitted<'_>,
+    kind: &Arc<Kind>,
+    may_be_binary: bool,
+) -> Result<(Encoding, BoxStream<'static, Bytes>), ApiError> {
     let chosen = admitted.choose(true)?;
-    if chosen.encoding != Encoding::Json {
+    if chosen.encoding == Encoding::Yaml || (chosen.encoding == Encoding::Protobuf && !may_be_binary) {
         return Err(crate::negotiate::not_acceptable());
     }
     let options = admitted.options;
@@ -102,6 +110,7 @@ pub(crate) async fn start(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<B
         selection,
         name,
         form: chosen.form,
+        encoding: chosen.encoding,
         include,
         bookmarks,
         headers_sent: false,
@@ -118,18 +127,24 @@ pub(crate) async fn start(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<B
         Err(error) if matches!(error.reason, Reason::Expired | Reason::Timeout) => watch.fail(&error),
         Err(error) => return Err(error),
     }
-    Ok(stream::unfold(watch, |mut watch| async move { watch.next().await.map(|piece| (piece, watch)) }).boxed())
+    let pieces = stream::unfold(watch, |mut watch| async move { watch.next().await.map(|piece| (piece, watch)) });
+    Ok((chosen.encoding, pieces.boxed()))
 }
 
 fn check_initial(initial: Option<bool>, matching: &str) -> Result<(), ApiError> {
-    let refuse = |field: &str, why: &str| {
-        Err(ApiError::new(Reason::Invalid, format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}")))
-    };
+    let path = Path::new("resourceVersionMatch");
+    let mut problems = Problems::default();
     match (initial, matching) {
-        (Some(_), "NotOlderThan") | (None, "") => Ok(()),
-        (Some(_), _) => refuse("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
-        (None, _) => refuse("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+        (Some(_), "NotOlderThan") | (None, "") => return Ok(()),
+        (Some(_), _) => {
+            problems.forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            if !matching.is_empty() {
+                problems.not_supported(&path, matching, &["NotOlderThan"]);
+            }
+        }
+        (None, _) => problems.forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
     }
+    Err(crate::pipeline::invalid_options("watch", &problems))
 }
 
 struct Watch {
@@ -138,6 +153,7 @@ struct Watch {
     selection: Selection,
     name: Option<String>,
     form: Form,
+    encoding: Encoding,
     include: Include,
     bookmarks: bool,
     headers_sent: bool,
@@ -258,7 +274,8 @@ impl Watch {
             Form::Metadata => 1,
             Form::Table => return Some(self.line(told, &shown, event.revision)),
         };
-        let id = form | (told as u32) << 2 | u32::from(self.kind.stored_as.is_some()) << 4;
+        let id =
+            form | (told as u32) << 2 | u32::from(self.kind.stored_as.is_some()) << 4 | u32::from(self.encoding == Encoding::Protobuf) << 5;
         if let Some((_, line)) = event.encoded.lock().iter().find(|(known, _)| *known == id) {
             return Some(line.clone());
         }
@@ -268,6 +285,15 @@ impl Watch {
     }
 
     fn line(&mut self, told: Told, object: &Object, revision: u64) -> Bytes {
+        if self.encoding == Encoding::Protobuf {
+            let value = match self.form {
+                Form::Object if revision == object.resource_version => encode::shared_value(object, &self.kind),
+                Form::Object => Arc::new(at_revision(encode::value_of(object, &self.kind), revision)),
+                // a Table has no protobuf form and is never chosen
+                Form::Metadata | Form::Table => Arc::new(at_revision(encode::partial(object), revision)),
+            };
+            return self.frame(told.as_str(), &value);
+        }
         let mut out = BytesMut::with_capacity(1024);
         out.put_slice(format!("{{\"type\":\"{}\",\"object\":", told.as_str()).as_bytes());
         match self.form {
@@ -301,15 +327,22 @@ impl Watch {
                 table
             }
         };
-        let mut line = encode::to_bytes(&json!({ "type": "BOOKMARK", "object": object })).to_vec();
+        self.frame("BOOKMARK", &object)
+    }
+
+    /// One event of an object that is not stored.
+    fn frame(&self, told: &str, object: &Value) -> Bytes {
+        if self.encoding == Encoding::Protobuf {
+            return Bytes::from(protobuf::watch_event(told, object).unwrap_or_default());
+        }
+        let mut line = encode::to_bytes(&json!({ "type": told, "object": object })).to_vec();
         line.push(b'\n');
         Bytes::from(line)
     }
 
     fn fail(&mut self, error: &ApiError) {
-        let mut line = encode::to_bytes(&json!({ "type": "ERROR", "object": error.to_status() })).to_vec();
-        line.push(b'\n');
-        self.queue.push_back(Bytes::from(line));
+        let piece = self.frame("ERROR", &error.to_status());
+        self.queue.push_back(piece);
         self.ended = true;
     }
 }

@@ -10,6 +10,7 @@ use crate::apiserver::{ApiServer, StoreSnapshot};
 use crate::dispatch::{Admitted, Answer};
 use crate::pipeline::commit::{self, Companions, Expect, Outcome};
 use crate::pipeline::{Ctx, admit, decode, encode, metadata, quota};
+use crate::request::RequestInfo;
 use crate::service_ip;
 
 /// How often a generated name may collide, and an update lose a race, before the client hears of it.
@@ -32,7 +33,8 @@ pub(crate) async fn update_request(admitted: &Admitted<'_>, kind: &Arc<Kind>, su
     let value = decode::body(&ctx, kind, admitted.call)?;
     let name = metadata::text(&value, "name");
     if name.is_empty() {
-        return Err(ApiError::bad_request("name must be provided"));
+        let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", info.name);
+        return Err(ApiError::bad_request(why));
     }
     if name != info.name {
         return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", info.name)));
@@ -64,12 +66,24 @@ pub(crate) fn stored_row(server: &ApiServer, kind: &Arc<Kind>) -> Arc<Kind> {
 ///
 /// # Errors
 /// Everything that can be wrong with it; 409 when the name is taken.
-pub async fn create(server: &ApiServer, ctx: &Ctx, kind: &Arc<Kind>, namespace: &str, mut value: Value) -> Result<Arc<Object>, ApiError> {
+pub async fn create(server: &ApiServer, ctx: &Ctx, kind: &Arc<Kind>, namespace: &str, value: Value) -> Result<Arc<Object>, ApiError> {
+    create_new(server, ctx, kind, namespace, value, false).await
+}
+
+/// [`create`]; an object that follows from an apply (`applied`) says already who owns what.
+async fn create_new(
+    server: &ApiServer,
+    ctx: &Ctx,
+    kind: &Arc<Kind>,
+    namespace: &str,
+    mut value: Value,
+    applied: bool,
+) -> Result<Arc<Object>, ApiError> {
     let requested = kind;
     let kind = &stored_row(server, requested);
     metadata::settle_namespace(kind, &mut value, object_namespace(kind, namespace))?;
     if !metadata::text(&value, "resourceVersion").is_empty() {
-        return Err(ApiError::internal("resourceVersion should not be set on objects to be created"));
+        return Err(ApiError::unknown("resourceVersion should not be set on objects to be created"));
     }
     decode::convert(requested, kind, &mut value);
     let generates = metadata::text(&value, "name").is_empty() && !metadata::text(&value, "generateName").is_empty();
@@ -86,14 +100,16 @@ pub async fn create(server: &ApiServer, ctx: &Ctx, kind: &Arc<Kind>, namespace: 
         let name = metadata::text(&object, "name").to_owned();
         metadata::create(kind, &mut object, &uid, ctx.now);
         (kind.rules.default)(&mut object);
-        admit::namespace_lives(&snapshot, kind, &object)?;
+        if !applied {
+            decode::record_manager(ctx, requested, kind, None, &mut object, None);
+        }
+        admit::namespace_lives(&snapshot, kind, &value)?;
         Box::pin(admit::mutate_create(server, &snapshot, ctx, kind, &mut object)).await?;
         (kind.rules.default)(&mut object);
         (kind.rules.prepare_create)(&mut object, &ctx.facts());
         let mut companions = service_ip::on_create(&snapshot, &server.settings, kind, &mut object)?;
-        decode::record_manager(ctx, kind, None, &mut object, None);
         decode::finish(kind, &mut object);
-        check(kind, &object, None, None)?;
+        check(kind, requested, &object, None, None)?;
         for warning in (kind.rules.warnings)(&object) {
             ctx.warn(warning);
         }
@@ -189,7 +205,7 @@ pub async fn update(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: 
                 old.name
             )));
         }
-        let expected = metadata::expected_version(kind, &new)?;
+        let expected = metadata::expected_version(&new)?;
         if let Some(version) = expected.filter(|version| *version != old.resource_version) {
             tracing::trace!(version, resource_version = old.resource_version, "Met a stale writer");
             return Err(ApiError::modified(&target.kind.group_resource(), &old.name));
@@ -197,9 +213,18 @@ pub async fn update(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: 
         if expected.is_none() && !kind.rules.unconditional_update {
             let mut problems = Problems::default();
             problems.invalid(&Path::new("metadata").child("resourceVersion"), 0, "must be specified for an update");
-            return Err(ApiError::invalid(kind, &old.name, &problems));
+            // upstream's error names the resource here, not the kind
+            let named = Kind { kind: kind.plural.clone(), ..(**kind).clone() };
+            return Err(ApiError::invalid(&named, &old.name, &problems));
         }
-        metadata::check_identity(&new, &old)?;
+        if matches!(source, Source::Whole(_)) {
+            metadata::check_identity(&new, &old)?;
+        } else {
+            metadata::check_uid(kind, &new, &old)?;
+        }
+        if !ctx.local {
+            metadata::check_times(kind, &new, &old.value())?;
+        }
         // whether losing the race is the client's affair
         let stated = matches!(source, Source::Whole(_)) && expected.is_some();
         match Box::pin(replace(server, ctx, kind, target, &snapshot, &old, new, applied)).await? {
@@ -227,19 +252,19 @@ async fn replace(
     applied: bool,
 ) -> Result<Outcome, ApiError> {
     let old_value = old.value();
-    metadata::update(&mut new, &old_value);
     (kind.rules.default)(&mut new);
+    if !applied {
+        decode::record_manager(ctx, target.kind, kind, Some(&old_value), &mut new, target.sub);
+    }
+    metadata::update(&mut new, &old_value);
     crate::subresource::prepare(kind, target.sub, &mut new, &old_value, &ctx.facts())?;
     admit::mutate_update(snapshot, ctx, kind, target.sub, &mut new, &old_value)?;
     let mut companions = match target.sub {
         None => service_ip::on_update(snapshot, &server.settings, kind, &mut new, &old_value)?,
         Some(_) => Companions::default(),
     };
-    if !applied {
-        decode::record_manager(ctx, kind, Some(&old_value), &mut new, target.sub);
-    }
     decode::finish(kind, &mut new);
-    check(kind, &new, Some(&old_value), target.sub)?;
+    check(kind, target.kind, &new, Some(&old_value), target.sub)?;
     for warning in (kind.rules.warnings)(&new) {
         ctx.warn(warning);
     }
@@ -266,11 +291,16 @@ async fn missing(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: Sou
     if !creates {
         return Err(ApiError::not_found(&target.kind.group_resource(), target.name));
     }
-    let mut value = match source {
-        Source::Whole(value) => value,
-        Source::From(change) | Source::Applied(change) => change(None)?,
+    if !ctx.local {
+        // who may change may not therefore create
+        server.authorize(&ctx.user, &creation(target))?;
+    }
+    let (mut value, applied) = match source {
+        Source::Whole(value) => (value, false),
+        Source::From(change) => (change(None)?, false),
+        Source::Applied(change) => (change(None)?, true),
     };
-    if metadata::expected_version(target.kind, &value)?.is_some() || !metadata::text(&value, "uid").is_empty() {
+    if metadata::expected_version(&value)?.is_some() || !metadata::text(&value, "uid").is_empty() {
         return Err(ApiError::conflict(
             &target.kind.group_resource(),
             target.name,
@@ -278,13 +308,41 @@ async fn missing(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: Sou
         ));
     }
     metadata::of(&mut value).remove("resourceVersion");
-    let object = Box::pin(create(server, ctx, target.kind, target.namespace, value)).await?;
+    let object = Box::pin(create_new(server, ctx, target.kind, target.namespace, value, applied)).await?;
     Ok(Updated { object, created: true })
 }
 
-/// Every problem of a new state.
-fn check(kind: &Kind, object: &Value, old: Option<&Value>, sub: Option<Subresource>) -> Result<(), ApiError> {
+/// The creation of an object, as authorization sees it.
+fn creation(target: &Target<'_>) -> RequestInfo {
+    RequestInfo {
+        is_resource: true,
+        verb: "create".to_owned(),
+        group: target.kind.group.to_string(),
+        version: target.kind.version.to_string(),
+        namespace: target.namespace.to_owned(),
+        resource: target.kind.plural.to_string(),
+        name: target.name.to_owned(),
+        ..RequestInfo::default()
+    }
+}
+
+/// Every problem of a new state, as the rules of the row see it through which it was written.
+fn check(kind: &Kind, seen_as: &Kind, object: &Value, old: Option<&Value>, sub: Option<Subresource>) -> Result<(), ApiError> {
     let mut problems = Problems::default();
+    if encode::converts(seen_as, kind) {
+        let seen = |value: &Value| {
+            let mut value = value.clone();
+            decode::convert(kind, seen_as, &mut value);
+            value
+        };
+        let (new, old) = (seen(object), old.map(seen));
+        (seen_as.rules.validate)(&new, &mut problems);
+        match &old {
+            Some(old) => (seen_as.rules.validate_update)(&new, old, &mut problems),
+            None => (seen_as.rules.validate_create)(&new, &mut problems),
+        }
+        return if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, metadata::text(object, "name"), &problems)) };
+    }
     match (old, sub) {
         (Some(old), Some(Subresource::Status)) => {
             decode::validate_metadata(kind, object, Some(old), &mut problems);
@@ -302,6 +360,7 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>, sub: Option<Subresour
         (None, _) => {
             decode::validate(kind, object, None, &mut problems);
             (kind.rules.validate)(object, &mut problems);
+            (kind.rules.validate_create)(object, &mut problems);
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, metadata::text(object, "name"), &problems)) }
@@ -309,16 +368,50 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>, sub: Option<Subresour
 
 /// Whether an update changes nothing: times of `managedFields` and the version do not count.
 fn same_but_times(new: &Value, old: &Value) -> bool {
-    let bare = |value: &Value| {
-        let mut value = value.clone();
-        let metadata = metadata::of(&mut value);
-        metadata.remove("resourceVersion");
-        for entry in metadata.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.remove("time");
-            }
+    same_but(new, old, &[], |key, new, old| match key {
+        "metadata" => same_but(new, old, &["resourceVersion"], same_metadata),
+        _ => new == old,
+    })
+}
+
+fn same_metadata(key: &str, new: &Value, old: &Value) -> bool {
+    if key != "managedFields" {
+        return new == old;
+    }
+    let (Some(new), Some(old)) = (new.as_array(), old.as_array()) else { return false };
+    new.len() == old.len() && new.iter().zip(old).all(|(new, old)| same_but(new, old, &["time"], |_, new, old| new == old))
+}
+
+/// Whether two objects have the same members, apart from some, and `same` says so of each.
+fn same_but(new: &Value, old: &Value, ignored: &[&str], same: impl Fn(&str, &Value, &Value) -> bool) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new == old };
+    let counted = |key: &String| !ignored.contains(&key.as_str());
+    new.keys().filter(|key| counted(key)).count() == old.keys().filter(|key| counted(key)).count()
+        && new.iter().filter(|(key, _)| counted(key)).all(|(key, new)| old.get(key).is_some_and(|old| same(key, new, old)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn times_and_versions_do_not_count_as_changes() {
+        let object = |version: &str, time: &str, value: &str, manager: &str| {
+            json!({"kind": "X", "metadata": {"name": "a", "resourceVersion": version, "managedFields": [{"manager": manager, "time": time}]},
+                "data": value})
+        };
+        let old = object("1", "then", "v", "m");
+        for (new, same) in [
+            (object("2", "now", "v", "m"), true),
+            (object("1", "then", "w", "m"), false),
+            (object("1", "then", "v", "n"), false),
+            (json!({"kind": "X", "metadata": {"name": "a", "managedFields": [{"manager": "m"}]}, "data": "v"}), true),
+            (json!({"kind": "X", "metadata": {"name": "a"}, "data": "v"}), false),
+            (json!({"kind": "X", "metadata": {"name": "b", "managedFields": [{"manager": "m"}]}, "data": "v"}), false),
+        ] {
+            assert_eq!(same_but_times(&new, &old), same, "{new}");
+            assert_eq!(same_but_times(&old, &new), same, "{new}");
         }
-        value
-    };
-    bare(new) == bare(old)
+    }
 }

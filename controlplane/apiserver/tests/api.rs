@@ -2,55 +2,34 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
 use support::Standalone;
+use support::client::{Client, Response, Who, whole};
 
-struct Client<'a> {
-    server: &'a Standalone,
-    certificate: bool,
+struct Caller {
+    client: Client,
+    who: Who,
 }
 
-type Response = hyper::Response<hyper::body::Incoming>;
+impl Caller {
+    fn admin(server: &Standalone) -> Self {
+        Self { client: Client::of(server), who: Who::Admin }
+    }
 
-impl Client<'_> {
+    fn nobody(server: &Standalone) -> Self {
+        Self { client: Client::of(server), who: Who::Nobody }
+    }
+
     async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.server.ca.clone()).expect("an authority");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots);
-        let config = if self.certificate {
-            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.server.admin_key.clone()));
-            builder.with_client_auth_cert(vec![self.server.admin.clone()], key).expect("a client certificate")
-        } else {
-            builder.with_no_client_auth()
-        };
-        let address = self.server.handle.addresses()[0];
-        let tcp = tokio::net::TcpStream::connect(address).await.expect("connects");
-        let name = ServerName::IpAddress(address.ip().into());
-        let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("shakes hands");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.expect("speaks HTTP");
-        tokio::spawn(connection);
-        let mut request = hyper::Request::builder().method(method).uri(path).header("host", "localhost");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        sender.send_request(request.body(Full::new(bytes::Bytes::from(body.to_owned()))).expect("a request")).await.expect("an answer")
+        let headers: Vec<(String, String)> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.client.send(self.who, method, path, &headers, bytes::Bytes::from(body.to_owned())).await.expect("an answer")
     }
 
     async fn send(&self, method: &str, path: &str, kind: &str, body: &Value) -> (u16, Value) {
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let response = self.raw(method, path, &[("content-type", kind)], &text).await;
         let code = response.status().as_u16();
-        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
-        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+        (code, serde_json::from_slice(&whole(response).await.expect("a body")).unwrap_or(Value::Null))
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
@@ -72,7 +51,7 @@ fn map(name: &str, data: &str) -> Value {
 async fn objects_live_and_die() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = Standalone::start(dir.path(), 0).await;
-    let client = Client { server: &server, certificate: true };
+    let client = Caller::admin(&server);
 
     // create, and what cannot be created
     let (code, made) = client.post(MAPS, map("one", "1")).await;
@@ -113,7 +92,7 @@ async fn objects_live_and_die() {
     let version = first["metadata"]["resourceVersion"].as_str().expect("a version");
     let path = format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={version}");
     let response = client.raw("GET", &path, &[], "").await;
-    let bytes = response.into_body().collect().await.expect("events").to_bytes();
+    let bytes = whole(response).await.expect("events");
     let first_line = bytes.split(|byte| *byte == b'\n').next().expect("a line");
     let event: Value = serde_json::from_slice(first_line).expect("an event");
     assert_eq!((event["type"].as_str(), event["object"]["metadata"]["name"].as_str()), (Some("DELETED"), Some("zzz")));
@@ -133,7 +112,7 @@ async fn objects_live_and_die() {
 async fn callers_do_what_they_may() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = Standalone::start(dir.path(), 0).await;
-    let (admin, nobody) = (Client { server: &server, certificate: true }, Client { server: &server, certificate: false });
+    let (admin, nobody) = (Caller::admin(&server), Caller::nobody(&server));
     assert_eq!(nobody.get("/version").await.0, 200);
     let (code, refused) = nobody.get("/api/v1/namespaces/default/pods").await;
     let expected = r#"pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group "" in the namespace "default""#;
@@ -159,10 +138,26 @@ async fn callers_do_what_they_may() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_nobody_vouches_for_is_answered_with_401() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Standalone::start(dir.path(), 0).await;
+    for (certificate, key) in [&server.expired, &server.forged] {
+        let client = Client::of(&server).with_certificate(&server, certificate.clone(), key.clone());
+        let (code, refused) = Caller { client, who: Who::Admin }.get(MAPS).await;
+        let expected = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "Unauthorized", "reason": "Unauthorized", "code": 401,
+        });
+        assert_eq!((code, refused), (401, expected));
+    }
+    assert_eq!(Caller::admin(&server).get(MAPS).await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_get_addresses_and_give_them_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = Standalone::start(dir.path(), 0).await;
-    let client = Client { server: &server, certificate: true };
+    let client = Caller::admin(&server);
     let path = "/api/v1/namespaces/default/services";
     let service = |name: &str, address: Option<&str>| {
         let mut service =

@@ -66,7 +66,8 @@ fn wrong_types_read_as_upstream() {
         (
             ("v1", "Pod"),
             json!({"apiVersion": "apps/v1"}),
-            "the API version in the data (apps/v1) does not match the expected API version (v1)",
+            "Pod in version \"v1\" cannot be handled as a Pod: no kind \"Pod\" is registered for version \"apps/v1\" in scheme \
+             \"pkg/runtime/scheme.go:111\"",
         ),
         (
             ("v1", "Secret"),
@@ -126,6 +127,29 @@ fn decoding_twice_changes_nothing() {
         let first = checked(&row, json!({"metadata": {"name": "x"}})).unwrap();
         let second = checked(&row, first.object.clone()).unwrap();
         assert_eq!(first, second, "{}", row.kind);
+    }
+}
+
+#[test]
+fn empty_texts_in_maps_stay() {
+    let body = json!({"metadata": {"name": "m", "labels": {"a": ""}}, "data": {"k": "", "l": null}, "binaryData": {}});
+    let (object, _) = decode("v1", "ConfigMap", &body, FieldValidation::Strict).unwrap();
+    assert_eq!((&object["metadata"]["labels"], &object["data"]), (&json!({"a": ""}), &json!({"k": "", "l": ""})));
+    assert!(object.get("binaryData").is_none());
+}
+
+#[test]
+fn unreadable_bodies_are_shown_in_part() {
+    let row = Registry::with_builtins().by_kind("v1", "ConfigMap").unwrap();
+    let unrecognized = "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: ";
+    for (body, expected) in [
+        ("", "unexpected end of JSON input (<empty>)"),
+        ("hello", "invalid character 'h' looking for beginning of value (68656c6c6f)"),
+        (r#"{"a": 1,}"#, r#"invalid character '}' looking for beginning of object key string ({"a": 1,})"#),
+        (r#"{"metadata": {"name": "x"}} trailing"#, r#"invalid character 't' after top-level value ({"metadata": {"name": "x"}} tr ...)"#),
+    ] {
+        let error = object(&row, body.as_bytes(), FieldValidation::Warn).unwrap_err();
+        assert_eq!(error.message, format!("{unrecognized}{expected}"));
     }
 }
 

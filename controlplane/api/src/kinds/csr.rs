@@ -1,6 +1,7 @@
 //! CertificateSigningRequest (`Spec:` Kubernetes "Certificates and Certificate Signing Requests"). Whether the request itself is readable is
 //! for the signers to say; that it is there is said here.
 
+use base64::Engine as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -23,6 +24,7 @@ pub const RULES: Rules = Rules {
         Column::new("Condition", "string", "What became of it."),
     ],
     cells,
+    own_fields: true,
     field: |request, name| (name == "spec.signerName").then(|| word(&request["spec"], "signerName").to_owned()),
     ..Rules::PLAIN
 };
@@ -44,8 +46,10 @@ fn prepare_update(new: &mut Value, old: &Value, facts: &RequestFacts) {
 
 fn validate(request: &Value, problems: &mut Problems) {
     let (spec, path) = (&request["spec"], Path::new("spec"));
-    if word(spec, "request").is_empty() {
-        problems.required(&path.child("request"), "");
+    let pem = base64::engine::general_purpose::STANDARD.decode(word(spec, "request")).unwrap_or_default();
+    if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE REQUEST-----") {
+        let shown = spec.get("request").cloned().unwrap_or(Value::Null);
+        problems.invalid(&path.child("request"), shown, "PEM block type must be CERTIFICATE REQUEST");
     }
     if count(spec, "usages") == 0 {
         problems.required(&path.child("usages"), "");

@@ -23,7 +23,7 @@ pub const RULES: Rules = Rules {
     validate,
     validate_update: |new, old, problems| {
         if new.get("addressType") != old.get("addressType") {
-            problems.invalid(&Path::new("addressType"), word(new, "addressType"), "field is immutable");
+            problems.invalid(&Path::new("addressType"), Value::Null, "field is immutable");
         }
     },
     columns: &[
@@ -78,49 +78,60 @@ fn prepare_update(new: &mut Value, old: &Value, _: &RequestFacts) {
 
 fn validate(object: &Value, problems: &mut Problems) {
     const ENDPOINTS_MAX: usize = 1000;
-    const PORTS_MAX: usize = 20_000;
+    const FAMILIES: &[&str] = &["FQDN", "IPv4", "IPv6"];
+    ports(object, problems);
     let family = word(object, "addressType");
-    match family {
-        "" => problems.required(&Path::new("addressType"), ""),
-        "IPv4" | "IPv6" | "FQDN" => {}
-        other => problems.not_supported(&Path::new("addressType"), other, &["FQDN", "IPv4", "IPv6"]),
-    }
+    let mut late = Problems::default();
     if count(object, "endpoints") > ENDPOINTS_MAX {
         problems.too_many(&Path::new("endpoints"), count(object, "endpoints"), ENDPOINTS_MAX);
         return;
     }
     for (index, endpoint) in items(object, "endpoints").enumerate() {
         let path = Path::new("endpoints").index(index);
-        let addresses = path.child("addresses");
-        if count(endpoint, "addresses") == 0 {
-            problems.required(&addresses, "must contain at least 1 address");
-        } else if count(endpoint, "addresses") > 100 {
-            problems.too_many(&addresses, count(endpoint, "addresses"), 100);
-        }
-        for (at, address) in items(endpoint, "addresses").enumerate() {
-            let text = address.as_str().unwrap_or_default();
-            let ip = text.parse::<std::net::IpAddr>().ok();
-            match family {
-                "FQDN" => {
-                    for message in names::dns_subdomain(text) {
-                        problems.invalid(&addresses.index(at), text, message);
-                    }
-                }
-                "IPv4" if ip.is_some_and(|ip| ip.is_ipv6()) => problems.invalid(&addresses.index(at), text, "must be an IPv4 address"),
-                "IPv6" if ip.is_some_and(|ip| ip.is_ipv4()) => problems.invalid(&addresses.index(at), text, "must be an IPv6 address"),
-                _ => {
-                    for message in names::ip(text) {
-                        problems.invalid(&addresses.index(at), text, message);
-                    }
-                }
-            }
-        }
-        if !word(endpoint, "hostname").is_empty() {
-            for message in names::dns_label(word(endpoint, "hostname")) {
-                problems.invalid(&path.child("hostname"), word(endpoint, "hostname"), message);
+        addresses(endpoint, family, &path.child("addresses"), problems, &mut late);
+        for (field, check) in [("nodeName", names::dns_subdomain as fn(&str) -> Vec<String>), ("hostname", names::dns_label)] {
+            let text = word(endpoint, field);
+            if !text.is_empty() {
+                problems.all_invalid(&path.child(field), text, check(text));
             }
         }
     }
+    match family {
+        "" => problems.required(&Path::new("addressType"), ""),
+        other if !FAMILIES.contains(&other) => problems.not_supported(&Path::new("addressType"), other, FAMILIES),
+        _ => {}
+    }
+    problems.0.extend(late.0);
+}
+
+fn addresses(endpoint: &Value, family: &str, path: &Path, problems: &mut Problems, late: &mut Problems) {
+    const ADDRESSES_MAX: usize = 100;
+    if count(endpoint, "addresses") == 0 {
+        late.required(path, "");
+    } else if count(endpoint, "addresses") > ADDRESSES_MAX {
+        late.too_many(path, count(endpoint, "addresses"), ADDRESSES_MAX);
+    }
+    for (at, address) in items(endpoint, "addresses").enumerate() {
+        let text = address.as_str().unwrap_or_default();
+        let ip = text.parse::<std::net::IpAddr>().ok();
+        match family {
+            "FQDN" => problems.all_invalid(&path.index(at), text, names::dns_subdomain(text)),
+            "IPv4" | "IPv6" => {
+                problems.all_invalid(&path.index(at), text, names::ip(text));
+                match ip {
+                    Some(ip) if ip.is_ipv6() && family == "IPv4" => problems.invalid(path, text, "must be an IPv4 address"),
+                    Some(ip) if ip.is_ipv4() && family == "IPv6" => problems.invalid(path, text, "must be an IPv6 address"),
+                    _ => {}
+                }
+                super::service_validate::special_address(text, &path.index(at), problems);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn ports(object: &Value, problems: &mut Problems) {
+    const PORTS_MAX: usize = 20_000;
     if count(object, "ports") > PORTS_MAX {
         problems.too_many(&Path::new("ports"), count(object, "ports"), PORTS_MAX);
         return;
@@ -142,9 +153,6 @@ fn validate(object: &Value, problems: &mut Problems) {
             "" => problems.required(&path.child("protocol"), ""),
             "TCP" | "UDP" | "SCTP" => {}
             other => problems.not_supported(&path.child("protocol"), other, &["SCTP", "TCP", "UDP"]),
-        }
-        if has(port, "port") && !(1..=65535).contains(&number(port, "port")) {
-            problems.invalid(&path.child("port"), json!(number(port, "port")), names::range_error(1, 65535));
         }
     }
 }

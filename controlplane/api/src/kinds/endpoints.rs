@@ -20,7 +20,7 @@ pub const RULES: Rules = Rules {
     prepare_create: as_given,
     prepare_update: as_given_update,
     validate,
-    warnings: |_| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
+    deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     columns: &[NAME_COLUMN, Column::new("Endpoints", "string", "The addresses behind the Service."), AGE_COLUMN],
     cells: |object, now| vec![super::text(object, &["metadata", "name"]).into(), addresses(object).into(), age::age(object, now).into()],
     create_on_update: true,
@@ -56,13 +56,16 @@ fn validate(object: &Value, problems: &mut Problems) {
         for list in ["addresses", "notReadyAddresses"] {
             for (at, address) in items(subset, list).enumerate() {
                 let path = path.child(list).index(at);
-                for message in names::ip(word(address, "ip")) {
-                    problems.invalid(&path.child("ip"), word(address, "ip"), message);
-                }
+                let ip = word(address, "ip");
+                problems.all_invalid(&path.child("ip"), ip, names::ip(ip));
                 if !word(address, "hostname").is_empty() {
-                    for message in names::dns_label(word(address, "hostname")) {
-                        problems.invalid(&path.child("hostname"), word(address, "hostname"), message);
-                    }
+                    problems.all_invalid(&path.child("hostname"), word(address, "hostname"), names::dns_label(word(address, "hostname")));
+                }
+                // said once more where the address's use is judged
+                if names::ip(ip).is_empty() {
+                    super::service_validate::special_address(ip, &path.child("ip"), problems);
+                } else {
+                    problems.invalid(&path.child("ip"), ip, "must be a valid IP address");
                 }
             }
         }

@@ -31,6 +31,7 @@ pub const RULES: Rules = Rules {
     columns: COLUMNS,
     cells,
     field,
+    own_fields: true,
     create_on_update: true,
     ..Rules::PLAIN
 };
@@ -38,16 +39,16 @@ pub const RULES: Rules = Rules {
 /// Event's decisions in events.k8s.io/v1.
 pub const EVENTS_RULES: Rules = Rules {
     validate: validate_events,
+    validate_create: validate_new_event,
     validate_update: validate_events_update,
     cells: |event, now| {
         let mut core = event.clone();
         to_core(&mut core);
         cells(&core, now)
     },
-    field: |event, name| {
-        let mut core = event.clone();
-        to_core(&mut core);
-        field(&core, name)
+    field: |event, name| match name.strip_prefix("regarding.") {
+        Some(part) => known_part(part).then(|| word(&event["regarding"], part).to_owned()),
+        None => matches!(name, "reason" | "type" | "reportingController").then(|| word(event, name).to_owned()),
     },
     ..RULES
 };
@@ -114,10 +115,14 @@ pub fn to_events(event: &mut Value) {
     set(event, "apiVersion", "events.k8s.io/v1");
 }
 
+/// Whether Events can be selected by this part of what they are about.
+fn known_part(part: &str) -> bool {
+    matches!(part, "kind" | "namespace" | "name" | "uid" | "apiVersion" | "resourceVersion" | "fieldPath")
+}
+
 fn field(event: &Value, name: &str) -> Option<String> {
     if let Some(part) = name.strip_prefix("involvedObject.") {
-        let known = ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"];
-        return known.contains(&part).then(|| word(&event["involvedObject"], part).to_owned());
+        return known_part(part).then(|| word(&event["involvedObject"], part).to_owned());
     }
     match name {
         "reason" | "type" | "reportingComponent" => Some(word(event, name).to_owned()),
@@ -192,12 +197,13 @@ fn new_style(event: &Value, controller: &str, note: &str, problems: &mut Problem
     if word(event, note).len() > 1024 {
         problems.invalid(&Path::new("message"), word(event, note), "can have at most 1024 characters");
     }
-    if !matches!(word(event, "type"), "Normal" | "Warning") {
-        problems.invalid(&Path::new("type"), "", "has invalid value: ");
+    let kind = word(event, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        problems.invalid(&Path::new("type"), "", format!("has invalid value: {kind}"));
     }
     if has(event, "series") {
         if !has(&event["series"], "count") || number(&event["series"], "count") < 2 {
-            problems.invalid(&Path::new("series.count"), number(&event["series"], "count"), "should be at least 2");
+            problems.invalid(&Path::new("series.count"), "", "should be at least 2");
         }
         if word(&event["series"], "lastObservedTime").is_empty() {
             problems.required(&Path::new("series.lastObservedTime"), "");
@@ -209,13 +215,25 @@ fn validate_events(event: &Value, problems: &mut Problems) {
     let mut core = event.clone();
     to_core(&mut core);
     validate(&core, problems);
-    if word(event, "eventTime").is_empty() && !has(event, "deprecatedFirstTimestamp") {
+}
+
+/// What only a new Event of the newer group must be: the older fields are for Events that come from the other group.
+fn validate_new_event(event: &Value, problems: &mut Problems) {
+    if word(event, "eventTime").is_empty() {
         problems.required(&Path::new("eventTime"), "");
+        return;
     }
-    for (key, core_name) in [("deprecatedCount", "count")] {
-        if number(event, key) != 0 && word(event, "eventTime") != "" {
-            problems.invalid(&Path::new(core_name), number(event, key), "needs to be unset");
+    const UNSET: &str = "needs to be unset";
+    for (key, shown) in [("deprecatedFirstTimestamp", "firstTimestamp"), ("deprecatedLastTimestamp", "lastTimestamp")] {
+        if has(event, key) {
+            problems.invalid(&Path::new(shown), "", UNSET);
         }
+    }
+    if number(event, "deprecatedCount") != 0 {
+        problems.invalid(&Path::new("count"), "", UNSET);
+    }
+    if event["deprecatedSource"].as_object().is_some_and(|source| !source.is_empty()) {
+        problems.invalid(&Path::new("source"), "", UNSET);
     }
 }
 

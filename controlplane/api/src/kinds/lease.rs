@@ -34,7 +34,4 @@ fn validate(lease: &Value, problems: &mut Problems) {
     if has(spec, "leaseTransitions") && number(spec, "leaseTransitions") < 0 {
         problems.invalid(&path.child("leaseTransitions"), number(spec, "leaseTransitions"), "must be greater than or equal to 0");
     }
-    if has(spec, "preferredHolder") && word(spec, "strategy").is_empty() {
-        problems.forbidden(&path.child("preferredHolder"), "may not be specified when spec.strategy is unset");
-    }
 }

@@ -6,6 +6,7 @@ use crate::kind::{GroupResource, Kind, Subresource, Verb};
 
 pub mod age;
 pub mod config_map;
+mod container_validate;
 pub mod csr;
 pub mod endpoint_slice;
 pub mod endpoints;
@@ -20,10 +21,12 @@ mod pod_spec;
 mod pod_validate;
 pub mod rbac;
 pub mod resource_quota;
+mod scheduling_validate;
 pub mod secret;
 pub mod service;
 pub mod service_account;
 mod service_validate;
+mod volume_validate;
 pub mod workload;
 
 pub use age::name_and_age;
@@ -195,7 +198,9 @@ mod tests {
             "ReplicationController" => json!({"spec": {"template": template}}),
             "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
             "ClusterRoleBinding" | "RoleBinding" => json!({"roleRef": {"kind": "ClusterRole", "name": "view"}}),
-            "CertificateSigningRequest" => json!({"spec": {"request": "cGVt", "signerName": "a.example/b", "usages": ["client auth"]}}),
+            "CertificateSigningRequest" => {
+                json!({"spec": {"request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0=", "signerName": "a.example/b", "usages": ["client auth"]}})
+            }
             "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": []}),
             "Event" => {
                 json!({"metadata": {"name": "x", "namespace": "default"}, "involvedObject": {"namespace": "default"}, "regarding": {"namespace": "default"},

@@ -13,11 +13,13 @@ pub const RULES: Rules = Rules {
     prepare_create,
     prepare_update,
     prepare_status: keep_all_but_status,
-    validate_update,
+    validate,
+    validate_status,
     columns: &[NAME_COLUMN, Column::new("Status", "string", "The status of the namespace"), AGE_COLUMN],
     cells: |object, now| {
         vec![super::text(object, &["metadata", "name"]).into(), word(&object["status"], "phase").into(), age::age(object, now).into()]
     },
+    own_fields: true,
     field: |object, name| (name == "status.phase").then(|| word(&object["status"], "phase").to_owned()),
     name: NameRule::DnsLabel,
     ..Rules::PLAIN
@@ -56,12 +58,24 @@ pub fn take_finalizers(new: &mut Value, old: &Value) {
     set(made(new, "spec"), "finalizers", finalizers.unwrap_or_else(|| json!([])));
 }
 
-fn validate_update(new: &Value, _: &Value, problems: &mut Problems) {
+fn validate(namespace: &Value, problems: &mut Problems) {
     let path = Path::new("spec").child("finalizers");
-    for (index, finalizer) in super::json::items(&new["spec"], "finalizers").enumerate() {
-        let text = finalizer.as_str().unwrap_or_default();
-        for message in crate::names::qualified_name(text) {
-            problems.invalid(&path.index(index), text, message);
+    for (index, finalizer) in super::json::items(&namespace["spec"], "finalizers").enumerate() {
+        let (text, at) = (finalizer.as_str().unwrap_or_default(), path.index(index));
+        problems.all_invalid(&at, text, crate::names::qualified_name(text));
+        if !text.contains('/') && text != "kubernetes" {
+            problems.invalid(&at, text, "name is neither a standard finalizer name nor is it fully qualified");
         }
+    }
+}
+
+fn validate_status(new: &Value, _: &Value, problems: &mut Problems) {
+    let (phase, path) = (word(&new["status"], "phase"), Path::new("status").child("Phase"));
+    if super::json::has(&new["metadata"], "deletionTimestamp") {
+        if phase != "Terminating" {
+            problems.invalid(&path, phase, "may only be 'Terminating' if `deletionTimestamp` is not empty");
+        }
+    } else if phase != "Active" {
+        problems.invalid(&path, phase, "may only be 'Active' if `deletionTimestamp` is empty");
     }
 }

@@ -15,6 +15,7 @@ pub const RULES: Rules = Rules {
     prepare_update,
     validate: node_validate::validate,
     validate_update: node_validate::validate_update,
+    validate_status: node_validate::validate_status,
     columns: &[
         NAME_COLUMN,
         Column::new("Status", "string", "The status of the node"),
@@ -28,11 +29,13 @@ pub const RULES: Rules = Rules {
         Column::wide("Container-Runtime", "string", "The container runtime and its version."),
     ],
     cells,
+    own_fields: true,
     field: |node, name| (name == "spec.unschedulable").then(|| flag(&node["spec"], "unschedulable").to_string()),
     ..Rules::PLAIN
 };
 
 fn default(node: &mut Value) {
+    pod_ranges(node);
     if let Some(status) = inner(node, "status")
         && count(status, "allocatable") == 0
         && count(status, "capacity") > 0
@@ -42,8 +45,28 @@ fn default(node: &mut Value) {
     }
 }
 
+/// The range and the first of the list say the same.
+fn pod_ranges(node: &mut Value) {
+    let Some(spec) = inner(node, "spec") else { return };
+    let single = word(spec, "podCIDR").to_owned();
+    match spec["podCIDRs"][0].as_str().map(str::to_owned) {
+        None if !single.is_empty() => set(spec, "podCIDRs", serde_json::json!([single])),
+        Some(first) if single.is_empty() => set(spec, "podCIDR", first),
+        _ => {}
+    }
+    if spec.get("podCIDRs").is_some_and(Value::is_null) {
+        super::json::unset(spec, "podCIDRs");
+    }
+}
+
 fn prepare_update(new: &mut Value, old: &Value, facts: &RequestFacts) {
     keep_status(new, old, facts);
+    // the field is from the days of dynamic configuration and no longer kept
+    if let Some(spec) = inner(new, "spec")
+        && !super::json::has(&old["spec"], "configSource")
+    {
+        super::json::unset(spec, "configSource");
+    }
 }
 
 fn address<'a>(node: &'a Value, kind: &str) -> &'a str {

@@ -15,6 +15,8 @@ pub const RULES: Rules = Rules {
     prepare_update,
     prepare_status,
     validate: pod_validate::validate,
+    validate_create: pod_validate::validate_create,
+    warnings: pod_validate::warnings,
     validate_update: pod_validate::validate_update,
     validate_status: pod_validate::validate_status,
     columns: &[
@@ -33,6 +35,7 @@ pub const RULES: Rules = Rules {
         Column::wide("Readiness Gates", "string", "How many of the pod's readiness gates are true."),
     ],
     cells,
+    own_fields: true,
     field,
     has_generation: true,
     ..Rules::PLAIN
@@ -157,7 +160,8 @@ fn prepare_create(pod: &mut Value, facts: &RequestFacts) {
     let mut status = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
     if super::json::count(&pod["spec"], "schedulingGates") > 0 {
         status["conditions"] = json!([{
-            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null, "lastTransitionTime": null,
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+            "lastTransitionTime": crate::decode::time_text(facts.now),
             "message": "Scheduling is blocked due to non-empty scheduling gates",
         }]);
     }

@@ -2,283 +2,258 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::json::{count, flag, has, items, number, word};
+use super::container_validate::{self as container, Surroundings, is_false, one_of};
+use super::json::{count, flag, has, items, items_mut, members, number, word};
+use super::scheduling_validate as scheduling;
+use super::volume_validate as volume;
 use crate::names;
 use crate::problem::{Path, Problems};
 
 /// Problems of a pod by itself.
 pub(super) fn validate(pod: &Value, problems: &mut Problems) {
-    spec(&pod["spec"], &Path::new("spec"), problems);
-    if count(&pod["spec"], "ephemeralContainers") > 0 && pod["metadata"].get("uid").is_none() {
+    let path = Path::new("spec");
+    spec(&pod["spec"], &path, true, problems);
+    for list in ["containers", "initContainers"] {
+        for (index, found) in items(&pod["spec"], list).enumerate() {
+            container::only_for_pods(found, &path.child(list).index(index), problems);
+        }
+    }
+}
+
+/// Problems of a new pod beside those of any.
+pub(super) fn validate_create(pod: &Value, problems: &mut Problems) {
+    if count(&pod["spec"], "ephemeralContainers") > 0 {
         problems.forbidden(&Path::new("spec").child("ephemeralContainers"), "cannot be set on create");
     }
 }
 
-/// Problems of a pod's spec or a template's.
-pub(super) fn spec(spec: &Value, path: &Path, problems: &mut Problems) {
-    let volumes = volumes(spec, path, problems);
-    if count(spec, "containers") == 0 {
-        problems.required(&path.child("containers"), "");
+/// What a client should know although it is allowed.
+pub(super) fn warnings(pod: &Value) -> Vec<String> {
+    let complaints = names::dns_label(super::text(pod, &["metadata", "name"]));
+    if complaints.is_empty() {
+        return Vec::new();
     }
-    let mut seen = BTreeSet::new();
-    for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for (index, container) in items(spec, list).enumerate() {
-            let at = path.child(list).index(index);
-            validate_container(container, list, &at, &volumes, problems);
-            let name = word(container, "name");
-            if !name.is_empty() && !seen.insert(name.to_owned()) {
-                problems.duplicate(&at.child("name"), name);
-            }
-        }
-    }
-    host_ports(spec, path, problems);
-    for (field, supported) in [
-        ("restartPolicy", &["Always", "Never", "OnFailure"][..]),
-        ("dnsPolicy", &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]),
-    ] {
-        let value = word(spec, field);
-        if value.is_empty() {
-            problems.required(&path.child(field), "");
-        } else if !supported.contains(&value) {
-            problems.not_supported(&path.child(field), value, supported);
-        }
-    }
-    if has(spec, "activeDeadlineSeconds") && !(1..=i64::from(i32::MAX)).contains(&number(spec, "activeDeadlineSeconds")) {
-        problems.invalid(
-            &path.child("activeDeadlineSeconds"),
-            number(spec, "activeDeadlineSeconds"),
-            names::range_error(1, i64::from(i32::MAX)),
-        );
-    }
-    for (field, check) in [
-        ("serviceAccountName", names::dns_subdomain as fn(&str) -> Vec<String>),
-        ("nodeName", names::dns_subdomain),
-        ("hostname", names::dns_label),
-        ("subdomain", names::dns_label),
-    ] {
-        let value = word(spec, field);
-        if !value.is_empty() {
-            for message in check(value) {
-                problems.invalid(&path.child(field), value, message);
-            }
-        }
-    }
+    const WHY: &str =
+        "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
+    vec![format!("{WHY}: [{}]", complaints.join(" "))]
 }
 
-fn volumes(spec: &Value, path: &Path, problems: &mut Problems) -> BTreeSet<String> {
-    let mut names_seen = BTreeSet::new();
-    for (index, volume) in items(spec, "volumes").enumerate() {
-        let at = path.child("volumes").index(index);
-        let name = word(volume, "name");
-        if name.is_empty() {
-            problems.required(&at.child("name"), "");
-        } else {
-            for message in names::dns_label(name) {
-                problems.invalid(&at.child("name"), name, message);
-            }
-            if !names_seen.insert(name.to_owned()) {
-                problems.duplicate(&at.child("name"), name);
-            }
-        }
-        match volume.as_object().map_or(0, |members| members.len().saturating_sub(usize::from(members.contains_key("name")))) {
-            0 => problems.required(&at, "must specify a volume type"),
-            1 => {}
-            _ => {
-                let second = volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name").nth(1);
-                problems.forbidden(&at.child(second.map_or("", String::as_str)), "may not specify more than 1 volume type");
-            }
+/// Problems of a pod's spec, or of a template's (`is_pod` is false).
+pub(super) fn spec(spec: &Value, path: &Path, is_pod: bool, problems: &mut Problems) {
+    let volumes = volume::volumes(spec, path, problems);
+    let around = Surroundings { spec, volumes: &volumes };
+    container::containers(&around, path, problems);
+    container::init_containers(&around, path, problems);
+    container::ephemeral_containers(&around, path, problems);
+    if has(spec, "resources") {
+        container::resources(&spec["resources"], &path.child("resources"), problems);
+    }
+    host_network(spec, path, is_pod, problems);
+    one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path, problems);
+    one_of(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], path, problems);
+    scheduling::labels(spec, "nodeSelector", &path.child("nodeSelector"), problems);
+    security_context(&spec["securityContext"], &path.child("securityContext"), problems);
+    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
+        problems.invalid(&path.child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
+    }
+    scheduling::affinity(&spec["affinity"], &path.child("affinity"), problems);
+    dns_config(spec, &path.child("dnsConfig"), problems);
+    gates(spec, path, problems);
+    scheduling::spread(spec, &path.child("topologySpreadConstraints"), problems);
+    host_users(spec, path, problems);
+    texts(spec, path, problems);
+    scheduling::tolerations(spec, &path.child("tolerations"), problems);
+    for (index, alias) in items(spec, "hostAliases").enumerate() {
+        let at = path.child("hostAliases").index(index);
+        problems.all_invalid(&at.child("ip"), word(alias, "ip"), names::ip(word(alias, "ip")));
+        for (position, name) in items(alias, "hostnames").enumerate() {
+            let text = name.as_str().unwrap_or_default();
+            problems.all_invalid(&at.child("hostnames").index(position), text, names::dns_subdomain(text));
         }
     }
-    names_seen
+    last_fields(spec, path, problems);
 }
 
-fn validate_container(container: &Value, list: &str, path: &Path, volumes: &BTreeSet<String>, problems: &mut Problems) {
-    let name = word(container, "name");
-    if name.is_empty() {
-        problems.required(&path.child("name"), "");
-    } else {
-        for message in names::dns_label(name) {
-            problems.invalid(&path.child("name"), name, message);
-        }
+fn host_network(spec: &Value, path: &Path, is_pod: bool, problems: &mut Problems) {
+    if !flag(spec, "hostNetwork") {
+        return;
     }
-    let image = word(container, "image");
-    if image.is_empty() {
-        problems.required(&path.child("image"), "");
-    } else if image.trim() != image {
-        problems.invalid(&path.child("image"), image, "must not have leading or trailing whitespace");
-    }
-    let policy = word(container, "imagePullPolicy");
-    if policy.is_empty() {
-        problems.required(&path.child("imagePullPolicy"), "");
-    } else if !["Always", "IfNotPresent", "Never"].contains(&policy) {
-        problems.not_supported(&path.child("imagePullPolicy"), policy, &["Always", "IfNotPresent", "Never"]);
-    }
-    ports(container, path, problems);
-    for (index, variable) in items(container, "env").enumerate() {
-        let at = path.child("env").index(index);
-        let name = word(variable, "name");
-        if name.is_empty() {
-            problems.required(&at.child("name"), "");
-        } else {
-            for message in names::env_var_name(name) {
-                problems.invalid(&at.child("name"), name, message);
-            }
-        }
-        if has(variable, "valueFrom") && !word(variable, "value").is_empty() {
-            problems.invalid(&at.child("valueFrom"), "", "may not be specified when `value` is not empty");
-        }
-    }
-    let mut mounted = BTreeSet::new();
-    for (index, mount) in items(container, "volumeMounts").enumerate() {
-        let at = path.child("volumeMounts").index(index);
-        let name = word(mount, "name");
-        if name.is_empty() {
-            problems.required(&at.child("name"), "");
-        } else if !volumes.contains(name) {
-            problems.not_found(&at.child("name"), name);
-        }
-        let target = word(mount, "mountPath");
-        if target.is_empty() {
-            problems.required(&at.child("mountPath"), "");
-        } else if !mounted.insert(target.to_owned()) {
-            problems.invalid(&at.child("mountPath"), target, "must be unique");
-        }
-        let sub_path = word(mount, "subPath");
-        if sub_path.starts_with('/') {
-            problems.invalid(&at.child("subPath"), sub_path, "must be a relative path");
-        }
-        if sub_path.split('/').any(|part| part == "..") {
-            problems.invalid(&at.child("subPath"), sub_path, "must not contain '..'");
-        }
-    }
-    resources(&container["resources"], &path.child("resources"), problems);
-    let may_probe = list == "containers" || word(container, "restartPolicy") == "Always";
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if !has(container, probe) {
-            continue;
-        }
-        let at = path.child(probe);
-        if !may_probe {
-            let why = if list == "initContainers" {
-                "may not be set for init containers without restartPolicy=Always"
-            } else {
-                "cannot be set for an Ephemeral Container"
-            };
-            problems.forbidden(&at, why);
-            continue;
-        }
-        handler(&container[probe], &at, problems);
-        for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-            if number(&container[probe], field) < 0 {
-                problems.invalid(&at.child(field), number(&container[probe], field), "must be greater than or equal to 0");
-            }
-        }
-        if probe != "readinessProbe" && has(&container[probe], "successThreshold") && number(&container[probe], "successThreshold") != 1 {
-            problems.invalid(&at.child("successThreshold"), number(&container[probe], "successThreshold"), "must be 1");
-        }
-    }
-    security(container, path, problems);
-}
-
-fn handler(holder: &Value, path: &Path, problems: &mut Problems) {
-    let given: Vec<&str> = ["exec", "httpGet", "tcpSocket", "grpc"].into_iter().filter(|kind| has(holder, kind)).collect();
-    match given.as_slice() {
-        [] => problems.required(path, "must specify a handler type"),
-        [_] => {}
-        [_, second, ..] => problems.forbidden(&path.child(second), "may not specify more than 1 handler type"),
-    }
-    if has(holder, "exec") && count(&holder["exec"], "command") == 0 {
-        problems.required(&path.child("exec").child("command"), "");
-    }
-}
-
-fn ports(container: &Value, path: &Path, problems: &mut Problems) {
-    let mut seen = BTreeSet::new();
-    for (index, port) in items(container, "ports").enumerate() {
-        let at = path.child("ports").index(index);
-        let name = word(port, "name");
-        if !name.is_empty() {
-            for message in names::port_name(name) {
-                problems.invalid(&at.child("name"), name, message);
-            }
-            if !seen.insert(name.to_owned()) {
-                problems.duplicate(&at.child("name"), name);
-            }
-        }
-        if number(port, "containerPort") == 0 {
-            problems.required(&at.child("containerPort"), "");
-        } else {
-            for message in names::port_number(number(port, "containerPort")) {
-                problems.invalid(&at.child("containerPort"), number(port, "containerPort"), message);
-            }
-        }
-        if number(port, "hostPort") != 0 {
-            for message in names::port_number(number(port, "hostPort")) {
-                problems.invalid(&at.child("hostPort"), number(port, "hostPort"), message);
-            }
-        }
-        let protocol = word(port, "protocol");
-        if !protocol.is_empty() && !["SCTP", "TCP", "UDP"].contains(&protocol) {
-            problems.not_supported(&at.child("protocol"), protocol, &["SCTP", "TCP", "UDP"]);
-        }
-    }
-}
-
-fn host_ports(spec: &Value, path: &Path, problems: &mut Problems) {
-    let mut taken = BTreeSet::new();
     for (index, container) in items(spec, "containers").enumerate() {
         for (position, port) in items(container, "ports").enumerate() {
-            let host_port = number(port, "hostPort");
-            let at = path.child("containers").index(index).child("ports").index(position).child("hostPort");
-            if host_port == 0 {
-                continue;
-            }
-            if flag(spec, "hostNetwork") && host_port != number(port, "containerPort") {
-                problems.invalid(&at, host_port, "must match `containerPort` when `hostNetwork` is true");
-            }
-            let key = format!("{}/{}/{host_port}", word(port, "protocol"), word(port, "hostIP"));
-            if !taken.insert(key.clone()) {
-                problems.duplicate(&at, key);
+            let (host, inside) = (number(port, "hostPort"), number(port, "containerPort"));
+            if (is_pod || host != 0) && host != inside {
+                let at = path.child("containers").index(index).child("ports").index(position).child("hostPort");
+                problems.invalid(&at, host, "must match `containerPort` when `hostNetwork` is true");
             }
         }
     }
 }
 
-fn resources(resources: &Value, path: &Path, problems: &mut Problems) {
-    let amount =
-        |value: &Value| value.as_str().map(str::to_owned).unwrap_or_else(|| value.to_string()).parse::<crate::quantity::Quantity>().ok();
-    for (name, request) in super::json::members(resources, "requests") {
-        let Some(limit) = resources["limits"].get(name) else { continue };
-        if let (Some(request), Some(limit)) = (amount(request), amount(limit))
-            && request > limit
-        {
-            problems.invalid(
-                &path.child("requests"),
-                request.to_string(),
-                format!("must be less than or equal to {name} limit of {limit}"),
-            );
+fn security_context(context: &Value, path: &Path, problems: &mut Problems) {
+    if !context.is_object() {
+        return;
+    }
+    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
+        container::identity(context, field, path, problems);
+    }
+    for (index, group) in items(context, "supplementalGroups").enumerate() {
+        let number = group.as_i64().unwrap_or(0);
+        if !(0..=i64::from(i32::MAX)).contains(&number) {
+            let why = names::range_error(0, i64::from(i32::MAX));
+            problems.invalid(&path.child("supplementalGroups").index(index), number, why);
         }
     }
-    for list in ["requests", "limits"] {
-        for (name, value) in super::json::members(resources, list) {
-            if value.as_str().is_some_and(|text| text.starts_with('-')) {
-                problems.invalid(&path.child(list).key(name), value.clone(), "must be greater than or equal to 0");
-            }
+    let mut seen = BTreeSet::new();
+    for (index, sysctl) in items(context, "sysctls").enumerate() {
+        let (name, at) = (word(sysctl, "name"), path.child("sysctls").index(index).child("name"));
+        if name.is_empty() {
+            problems.required(&at, "");
+        } else if !is_sysctl(name) {
+            const REGEX: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            problems.invalid(&at, name, format!("must have at most 253 characters and match regex {REGEX}"));
+        } else if !seen.insert(name) {
+            problems.duplicate(&at, name);
+        }
+    }
+    for (field, supported) in [
+        ("fsGroupChangePolicy", &["Always", "OnRootMismatch"][..]),
+        ("supplementalGroupsPolicy", &["Merge", "Strict"]),
+        ("seLinuxChangePolicy", &["MountOption", "Recursive"]),
+    ] {
+        if has(context, field) && !supported.contains(&word(context, field)) {
+            problems.not_supported(&path.child(field), word(context, field), supported);
+        }
+    }
+    container::profiles(context, path, problems);
+}
+
+fn is_sysctl(name: &str) -> bool {
+    let part = |text: &str| {
+        let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let bytes = text.as_bytes();
+        match (bytes.first(), bytes.last()) {
+            (Some(first), Some(last)) => edge(*first) && edge(*last) && bytes.iter().all(|byte| edge(*byte) || matches!(byte, b'-' | b'_')),
+            _ => false,
+        }
+    };
+    name.len() <= 253 && name.split(['.', '/']).all(part)
+}
+
+fn dns_config(spec: &Value, path: &Path, problems: &mut Problems) {
+    const SERVERS_MAX: usize = 3;
+    const SEARCHES_MAX: usize = 32;
+    const SEARCH_CHARACTERS_MAX: usize = 2048;
+    let config = &spec["dnsConfig"];
+    let nameservers = path.child("nameservers");
+    if word(spec, "dnsPolicy") == "None" && count(config, "nameservers") == 0 {
+        let at = if has(spec, "dnsConfig") { &nameservers } else { path };
+        let why = if has(spec, "dnsConfig") {
+            "must provide at least one DNS nameserver when `dnsPolicy` is None".to_owned()
+        } else {
+            "must provide `dnsConfig` when `dnsPolicy` is None".to_owned()
+        };
+        problems.required(at, why);
+        return;
+    }
+    if count(config, "nameservers") > SERVERS_MAX {
+        problems.invalid(&nameservers, config["nameservers"].clone(), format!("must not have more than {SERVERS_MAX} nameservers"));
+    }
+    for (index, server) in items(config, "nameservers").enumerate() {
+        let text = server.as_str().unwrap_or_default();
+        problems.all_invalid(&nameservers.index(index), text, names::ip(text));
+    }
+    let searches: Vec<&str> = items(config, "searches").filter_map(Value::as_str).collect();
+    let at = path.child("searches");
+    if searches.len() > SEARCHES_MAX {
+        problems.invalid(&at, config["searches"].clone(), format!("must not have more than {SEARCHES_MAX} search paths"));
+    }
+    if searches.join(" ").len() > SEARCH_CHARACTERS_MAX {
+        let why = format!("must not have more than {SEARCH_CHARACTERS_MAX} characters (including spaces) in the search list");
+        problems.invalid(&at, config["searches"].clone(), why);
+    }
+    for (index, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
+        let text = search.strip_suffix('.').unwrap_or(search);
+        // underscores are allowed here
+        if !names::dns_subdomain(&text.replace('_', "a")).is_empty() {
+            problems.all_invalid(&at.index(index), text, names::dns_subdomain_with_underscore(text));
+        }
+    }
+    for (index, option) in items(config, "options").enumerate() {
+        if word(option, "name").is_empty() {
+            problems.required(&path.child("options").index(index), "must not be empty");
         }
     }
 }
 
-fn security(container: &Value, path: &Path, problems: &mut Problems) {
-    let context = &container["securityContext"];
-    let at = path.child("securityContext");
-    if context.get("allowPrivilegeEscalation") == Some(&Value::Bool(false)) && flag(context, "privileged") {
-        problems.invalid(&at, context.clone(), "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+fn gates(spec: &Value, path: &Path, problems: &mut Problems) {
+    for (index, gate) in items(spec, "readinessGates").enumerate() {
+        let kind = word(gate, "conditionType");
+        let at = path.child("readinessGates").index(index).child("conditionType");
+        problems.all_invalid(&at, kind, names::qualified_name(kind));
     }
-    for field in ["runAsUser", "runAsGroup"] {
-        if number(context, field) < 0 {
-            problems.invalid(&at.child(field), number(context, field), names::range_error(0, i64::from(i32::MAX)));
+    let mut seen = BTreeSet::new();
+    for (index, gate) in items(spec, "schedulingGates").enumerate() {
+        let (name, at) = (word(gate, "name"), path.child("schedulingGates").index(index));
+        problems.all_invalid(&at, name, names::qualified_name(name));
+        if !seen.insert(name) {
+            problems.duplicate(&at, name);
+        }
+    }
+}
+
+fn host_users(spec: &Value, path: &Path, problems: &mut Problems) {
+    if !is_false(spec, "hostUsers") {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if flag(spec, field) {
+            problems.forbidden(&path.child(shown), "when `hostUsers` is false");
+        }
+    }
+}
+
+/// Names that a spec refers to, and its deadline.
+fn texts(spec: &Value, path: &Path, problems: &mut Problems) {
+    for field in ["serviceAccountName", "nodeName"] {
+        let value = word(spec, field);
+        if !value.is_empty() {
+            problems.all_invalid(&path.child(field), value, names::dns_subdomain(value));
+        }
+    }
+    if has(spec, "activeDeadlineSeconds") {
+        let seconds = number(spec, "activeDeadlineSeconds");
+        if !(1..=i64::from(i32::MAX)).contains(&seconds) {
+            problems.invalid(&path.child("activeDeadlineSeconds"), seconds, names::range_error(1, i64::from(i32::MAX)));
+        }
+    }
+    for field in ["hostname", "subdomain"] {
+        let value = word(spec, field);
+        if !value.is_empty() {
+            problems.all_invalid(&path.child(field), value, names::dns_label(value));
+        }
+    }
+}
+
+fn last_fields(spec: &Value, path: &Path, problems: &mut Problems) {
+    for field in ["priorityClassName", "runtimeClassName"] {
+        let value = word(spec, field);
+        if !value.is_empty() {
+            problems.all_invalid(&path.child(field), value, names::dns_subdomain(value));
+        }
+    }
+    if has(spec, "preemptionPolicy") {
+        one_of(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path, problems);
+    }
+    for (name, value) in members(spec, "overhead") {
+        container::resource_amount(name, value, &path.child("overhead").key(name), problems);
+    }
+    if has(spec, "os") {
+        match word(&spec["os"], "name") {
+            "" => problems.required(&path.child("os").child("name"), ""),
+            "linux" | "windows" => {}
+            other => problems.not_supported(&path.child("os"), other, &["linux", "windows"]),
         }
     }
 }
@@ -291,46 +266,159 @@ pub(super) fn validate_update(new: &Value, old: &Value, problems: &mut Problems)
     let path = Path::new("spec");
     let (mut after, before) = (new["spec"].clone(), &old["spec"]);
     for list in ["containers", "initContainers"] {
-        let images: Vec<Value> = items(before, list).map(|container| container["image"].clone()).collect();
-        if count(&after, list) != images.len() {
+        if count(&after, list) != count(before, list) {
             problems.forbidden(&path.child(list), "pod updates may not add or remove containers");
             return;
         }
-        for (container, image) in super::json::items_mut(&mut after, list).zip(images) {
+    }
+    for list in ["containers", "initContainers"] {
+        let images: Vec<Value> = items(before, list).map(|container| container["image"].clone()).collect();
+        for (container, image) in items_mut(&mut after, list).zip(images) {
             container["image"] = image;
         }
     }
-    let kept = |list: &Value, item: &Value| list.as_array().into_iter().flatten().any(|found| found == item);
-    if items(before, "tolerations").all(|toleration| kept(&new["spec"]["tolerations"], toleration)) {
-        crate::rules::copy_field(&mut after, before, "tolerations");
-    }
-    let deadline = |spec: &Value| has(spec, "activeDeadlineSeconds").then(|| number(spec, "activeDeadlineSeconds"));
-    match (deadline(&after), deadline(before)) {
-        (Some(now), Some(then)) if now > then => {
-            problems.invalid(&path.child("activeDeadlineSeconds"), now, "must be less than or equal to previous value");
-        }
-        (None, Some(_)) => {
-            problems.invalid(&path.child("activeDeadlineSeconds"), Value::Null, "must not update from a positive integer to nil value")
-        }
-        _ => {}
-    }
+    deadline(&after, before, &path, problems);
     crate::rules::copy_field(&mut after, before, "activeDeadlineSeconds");
-    if count(before, "schedulingGates") > 0 {
-        let shrunk = items(&after, "schedulingGates").all(|gate| kept(&before["schedulingGates"], gate));
-        if shrunk {
-            for field in ["schedulingGates", "nodeSelector", "affinity"] {
-                crate::rules::copy_field(&mut after, before, field);
-            }
+    tolerations(&new["spec"], before, &path.child("tolerations"), problems);
+    crate::rules::copy_field(&mut after, before, "tolerations");
+    let kept = |list: &Value, item: &Value| list.as_array().into_iter().flatten().any(|found| found == item);
+    for (index, gate) in items(&new["spec"], "schedulingGates").enumerate() {
+        if !kept(&before["schedulingGates"], gate) {
+            let name = word(gate, "name");
+            let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            problems.forbidden(&path.child("schedulingGates").index(index).child("name"), why);
         }
+    }
+    crate::rules::copy_field(&mut after, before, "schedulingGates");
+    // a pod that is not scheduled yet may narrow where it runs
+    if count(before, "schedulingGates") > 0 {
+        for field in ["nodeSelector", "affinity"] {
+            crate::rules::copy_field(&mut after, before, field);
+        }
+    }
+    if number(before, "terminationGracePeriodSeconds") < 0 && number(&after, "terminationGracePeriodSeconds") == 1 {
+        crate::rules::copy_field(&mut after, before, "terminationGracePeriodSeconds");
     }
     if after != *before {
         problems.forbidden(&path, MUTABLE);
     }
 }
 
+fn deadline(after: &Value, before: &Value, path: &Path, problems: &mut Problems) {
+    let at = path.child("activeDeadlineSeconds");
+    let deadline = |spec: &Value| has(spec, "activeDeadlineSeconds").then(|| number(spec, "activeDeadlineSeconds"));
+    match (deadline(after), deadline(before)) {
+        (Some(now), Some(then)) if now > then => {
+            problems.invalid(&at, now, "must be less than or equal to previous value");
+        }
+        (None, Some(_)) => problems.invalid(&at, Value::Null, "must not update from a positive integer to nil value"),
+        _ => {}
+    }
+}
+
+/// Tolerations may be added, and those that are there may change only for how long they hold.
+fn tolerations(after: &Value, before: &Value, path: &Path, problems: &mut Problems) {
+    let bare = |toleration: &Value| {
+        let mut copy = toleration.clone();
+        copy["tolerationSeconds"] = json!(null);
+        copy
+    };
+    let all_kept = items(before, "tolerations").all(|old| items(after, "tolerations").any(|new| bare(new) == bare(old)));
+    if !all_kept {
+        problems.forbidden(path, "existing toleration can not be modified except its tolerationSeconds");
+    }
+}
+
 /// Problems of a new status.
 pub(super) fn validate_status(new: &Value, old: &Value, problems: &mut Problems) {
+    let (status, path) = (&new["status"], Path::new("status"));
+    for (index, condition) in items(status, "conditions").enumerate() {
+        let kind = word(condition, "type");
+        problems.all_invalid(&path.child("conditions").index(index).child("Type"), kind, condition_type(kind));
+    }
     if word(&old["spec"], "nodeName") != word(&new["spec"], "nodeName") {
-        problems.forbidden(&Path::new("status").child("nodeName"), "may not be changed directly");
+        problems.forbidden(&path.child("nodeName"), "may not be changed directly");
+    }
+    let (nominated, before) = (word(status, "nominatedNodeName"), word(&old["status"], "nominatedNodeName"));
+    if nominated != before && !nominated.is_empty() {
+        problems.all_invalid(&path.child("nominatedNodeName"), nominated, names::dns_subdomain(nominated));
+    }
+    let class = word(status, "qosClass");
+    if class != word(&old["status"], "qosClass") {
+        problems.invalid(&path.child("qosClass"), class, "field is immutable");
+    }
+    containers_stay_ended(new, old, &path, problems);
+    for (field, inner) in [("podIPs", "ip"), ("hostIPs", "ip")] {
+        for (index, address) in items(status, field).enumerate() {
+            let text = word(address, inner);
+            problems.all_invalid(&path.child(field).index(index), text, names::ip(text));
+        }
+    }
+}
+
+/// Well-known condition types are plain words, others qualified names.
+fn condition_type(kind: &str) -> Vec<String> {
+    names::qualified_name(kind)
+}
+
+/// A container that ended and is not to run again stays ended.
+fn containers_stay_ended(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
+    let policy = word(&old["spec"], "restartPolicy");
+    for (list, specs) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
+        for (index, before) in items(&old["status"], list).enumerate() {
+            let ended = &before["state"]["terminated"];
+            let failed = number(ended, "exitCode") != 0;
+            let own = items(&old["spec"], specs).find(|container| container["name"] == before["name"]);
+            let restarts = own.is_some_and(|container| !word(container, "restartPolicy").is_empty());
+            let sticks = !ended.is_null() && !restarts && (policy == "Never" || (policy == "OnFailure" && !failed));
+            let now = items(&new["status"], list).find(|status| status["name"] == before["name"]);
+            if sticks && now.is_some_and(|now| now["state"]["terminated"].is_null()) {
+                problems.forbidden(&path.child(list).index(index).child("state"), "may not be transitioned to non-terminated state");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(spec_text: Value, expected: &[&str]) {
+        let mut pod = json!({"metadata": {"name": "p"}, "spec": spec_text});
+        (super::super::pod::RULES.default)(&mut pod);
+        let mut problems = Problems::default();
+        validate(&pod, &mut problems);
+        assert_eq!(problems.0.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn every_problem_has_its_path() {
+        check(json!({"containers": [{"name": "c", "image": "i"}]}), &[]);
+        check(json!({"containers": []}), &["spec.containers: Required value"]);
+        check(
+            json!({"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/a"}]}],
+                "volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]}),
+            &[
+                "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
+                "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            ],
+        );
+        check(
+            json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]}),
+            &["spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"],
+        );
+    }
+
+    #[test]
+    fn tolerations_grow_only() {
+        let old = json!({"spec": {"containers": [], "tolerations": [{"key": "a", "operator": "Exists"}]}});
+        let mut more = old.clone();
+        more["spec"]["tolerations"] =
+            json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 5}, {"key": "b", "operator": "Exists"}]);
+        let mut problems = Problems::default();
+        validate_update(&more, &old, &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        validate_update(&json!({"spec": {"containers": [], "tolerations": []}}), &old, &mut problems);
+        assert_eq!(problems.0.len(), 1);
     }
 }

@@ -27,7 +27,16 @@ pub const ROLE: Rules = Rules {
 };
 
 /// ClusterRole's decisions.
-pub const CLUSTER_ROLE: Rules = Rules { validate: |role, problems| rules(role, false, problems), ..ROLE };
+pub const CLUSTER_ROLE: Rules = Rules {
+    validate: |role, problems| {
+        rules(role, false, problems);
+        if has(role, "aggregationRule") && count(&role["aggregationRule"], "clusterRoleSelectors") == 0 {
+            let at = Path::new("aggregationRule").child("clusterRoleSelectors");
+            problems.required(&at, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+        }
+    },
+    ..ROLE
+};
 
 /// RoleBinding's and ClusterRoleBinding's decisions.
 pub const BINDING: Rules = Rules {
@@ -35,7 +44,7 @@ pub const BINDING: Rules = Rules {
     validate: validate_binding,
     validate_update: |new, old, problems| {
         if new.get("roleRef") != old.get("roleRef") {
-            problems.invalid(&Path::new("roleRef"), new["roleRef"].clone(), "cannot change roleRef");
+            problems.invalid(&Path::new("roleRef"), new["roleRef"].clone(), "field is immutable");
         }
     },
     columns: &[
@@ -77,7 +86,7 @@ fn rules(role: &Value, namespaced: bool, problems: &mut Problems) {
     for (index, rule) in items(role, "rules").enumerate() {
         let path = Path::new("rules").index(index);
         if count(rule, "verbs") == 0 {
-            problems.required(&path.child("verbs"), "verbs must contain at least one value");
+            problems.required(&path.child("verbs"), "");
         }
         if count(rule, "nonResourceURLs") > 0 {
             if namespaced {
@@ -137,6 +146,9 @@ fn validate_binding(binding: &Value, problems: &mut Problems) {
         }
         match word(subject, "kind") {
             "ServiceAccount" => {
+                if !word(subject, "name").is_empty() {
+                    problems.all_invalid(&path.child("name"), word(subject, "name"), crate::names::dns_subdomain(word(subject, "name")));
+                }
                 if cluster && word(subject, "namespace").is_empty() {
                     problems.required(&path.child("namespace"), "");
                 }

@@ -37,6 +37,7 @@ pub const RULES: Rules = Rules {
             age::age(object, now).into(),
         ]
     },
+    own_fields: true,
     field: |object, name| (name == "type").then(|| word(object, "type").to_owned()),
     ..Rules::PLAIN
 };

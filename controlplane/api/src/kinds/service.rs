@@ -14,6 +14,8 @@ pub const RULES: Rules = Rules {
     prepare_update,
     validate: service_validate::validate,
     validate_update: service_validate::validate_update,
+    validate_status: service_validate::validate_status,
+    warnings: service_validate::warnings,
     columns: &[
         NAME_COLUMN,
         Column::new("Type", "string", "How the Service is exposed."),
@@ -24,12 +26,13 @@ pub const RULES: Rules = Rules {
         Column::wide("Selector", "string", "The labels of the pods that receive the Service's traffic."),
     ],
     cells,
+    own_fields: true,
     field: |service, name| match name {
         "spec.clusterIP" => Some(word(&service["spec"], "clusterIP").to_owned()),
         "spec.type" => Some(word(&service["spec"], "type").to_owned()),
         _ => None,
     },
-    name: NameRule::Dns1035Label,
+    name: NameRule::DnsLabel,
     create_on_update: true,
     ..Rules::PLAIN
 };
@@ -245,6 +248,9 @@ fn drop_what_the_type_has_not(spec: &mut Value, before: &Value) {
     }
     if externally_accessible(before) && !externally_accessible(spec) && same(spec, before, "externalTrafficPolicy") {
         unset(spec, "externalTrafficPolicy");
+    }
+    if needs_cluster_ip(before) && !needs_cluster_ip(spec) && same(spec, before, "internalTrafficPolicy") {
+        unset(spec, "internalTrafficPolicy");
     }
 }
 

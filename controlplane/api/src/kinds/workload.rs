@@ -1,12 +1,12 @@
 //! ReplicationController, ReplicaSet and Deployment: what makes pods from a template.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::json::{container_cells, fill, has, inner, label_text, made, number, selector_text, word};
-use super::{age, pod_spec, pod_validate};
+use super::{age, pod_spec, pod_validate, scheduling_validate};
 use crate::problem::{Path, Problems};
-use crate::rules::{AGE_COLUMN, Column, NAME_COLUMN, Rules, count_generation, first_generation};
+use crate::rules::{AGE_COLUMN, Column, NAME_COLUMN, Rules, count_generation, first_generation, keep_all_but_status};
 use crate::selector::LabelSelector;
 
 const REPLICA_COLUMNS: &[Column] = &[
@@ -29,11 +29,11 @@ pub const REPLICA_SET: Rules = Rules {
     },
     prepare_create: first_generation,
     prepare_update: count_generation,
-    validate: |object, problems| validate(object, problems),
+    validate: validate_replica_set,
     validate_update: selector_is_immutable,
+    validate_status: replica_status,
     columns: REPLICA_COLUMNS,
     cells: replica_cells,
-    field: |object, name| (name == "status.replicas").then(|| number(&object["status"], "replicas").to_string()),
     has_generation: true,
     ..Rules::PLAIN
 };
@@ -57,6 +57,8 @@ pub const REPLICATION_CONTROLLER: Rules = Rules {
         default_template(spec);
     },
     validate: validate_controller,
+    field: |object, name| (name == "status.replicas").then(|| number(&object["status"], "replicas").to_string()),
+    own_fields: true,
     validate_update: |_, _, _| {},
     ..REPLICA_SET
 };
@@ -65,6 +67,12 @@ pub const REPLICATION_CONTROLLER: Rules = Rules {
 pub const DEPLOYMENT: Rules = Rules {
     default: default_deployment,
     validate: validate_deployment,
+    prepare_status: |new, old, facts| {
+        keep_all_but_status(new, old, facts);
+        // labels are not the controller's
+        crate::rules::copy_field(&mut new["metadata"], &old["metadata"], "labels");
+    },
+    validate_status: deployment_status,
     columns: &[
         NAME_COLUMN,
         Column::new("Ready", "string", "How many of the wanted pods are ready."),
@@ -76,7 +84,6 @@ pub const DEPLOYMENT: Rules = Rules {
         Column::wide("Selector", "string", "Which pods are counted."),
     ],
     cells: deployment_cells,
-    field: |_, _| None,
     ..REPLICA_SET
 };
 
@@ -132,48 +139,66 @@ fn deployment_cells(object: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-fn not_negative(spec: &Value, path: &Path, name: &str, problems: &mut Problems) {
-    if has(spec, name) && number(spec, name) < 0 {
-        problems.invalid(&path.child(name), number(spec, name), "must be greater than or equal to 0");
+fn not_negative(object: &Value, path: &Path, name: &str, problems: &mut Problems) {
+    if has(object, name) && number(object, name) < 0 {
+        problems.invalid(&path.child(name), number(object, name), "must be greater than or equal to 0");
     }
 }
 
-/// What ReplicaSet and Deployment have in common.
-fn validate(object: &Value, problems: &mut Problems) {
-    let (spec, path) = (&object["spec"], Path::new("spec"));
-    not_negative(spec, &path, "replicas", problems);
-    not_negative(spec, &path, "minReadySeconds", problems);
-    let template = &spec["template"];
+/// Problems of a `selector`, and whether it fits the template.
+fn selector(spec: &Value, path: &Path, problems: &mut Problems) {
+    let at = path.child("selector");
     if !has(spec, "selector") {
-        problems.required(&path.child("selector"), "");
+        problems.required(&at, "");
     } else {
-        match LabelSelector::from_json(&spec["selector"]) {
-            Ok(selector) if selector.matches_json(&json!({})) && selector.to_string().is_empty() => {
-                problems.invalid(&path.child("selector"), spec["selector"].clone(), "empty selector is invalid for deployment");
-            }
-            Ok(selector) => {
-                if !selector.matches_json(&template["metadata"]["labels"]) {
-                    let labels = template["metadata"].get("labels").cloned().unwrap_or_else(|| json!({}));
-                    problems.invalid(
-                        &path.child("template").child("metadata").child("labels"),
-                        labels,
-                        "`selector` does not match template `labels`",
-                    );
-                }
-            }
-            Err(error) => problems.invalid(&path.child("selector"), spec["selector"].clone(), error.to_string()),
+        scheduling_validate::label_selector(&spec["selector"], &at, problems);
+        if spec["selector"].as_object().is_some_and(|map| map.values().all(is_empty)) {
+            problems.invalid(&at, spec["selector"].clone(), EMPTY_SELECTOR);
         }
     }
-    validate_template(template, &path.child("template"), problems);
 }
 
-fn validate_template(template: &Value, path: &Path, problems: &mut Problems) {
-    if !template.is_object() {
-        problems.required(path, "");
-        return;
+const EMPTY_SELECTOR: &str = "empty selector is invalid for deployment";
+const OTHER_LABELS: &str = "`selector` does not match template `labels`";
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// The template: its labels fit the selector, its pods run for ever.
+fn template(spec: &Value, path: &Path, problems: &mut Problems) {
+    let (template, at) = (&spec["template"], path.child("template"));
+    let labels = &template["metadata"]["labels"];
+    match LabelSelector::from_json(&spec["selector"]) {
+        Ok(selector) => {
+            let nothing = has(spec, "selector") && selector.to_string().is_empty();
+            if !nothing && (!has(spec, "selector") || !selector.matches_json(labels)) {
+                problems.invalid(&at.child("metadata").child("labels"), labels.clone(), OTHER_LABELS);
+            }
+        }
+        Err(_) => {
+            problems.invalid(&path.child("selector"), spec["selector"].clone(), "invalid label selector");
+            return;
+        }
+    }
+    template_alone(template, &at, problems);
+}
+
+fn template_alone(template: &Value, path: &Path, problems: &mut Problems) {
+    scheduling_validate::labels(&template["metadata"], "labels", &path.child("labels"), problems);
+    for (key, _) in super::json::members(&template["metadata"], "annotations") {
+        problems.all_invalid(&path.child("annotations"), key.as_str(), crate::names::qualified_name(&key.to_lowercase()));
     }
     let spec = path.child("spec");
-    pod_validate::spec(&template["spec"], &spec, problems);
+    pod_validate::spec(&template["spec"], &spec, false, problems);
+    if super::json::count(&template["spec"], "ephemeralContainers") > 0 {
+        problems.forbidden(&spec.child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
+    }
     let policy = word(&template["spec"], "restartPolicy");
     if !policy.is_empty() && policy != "Always" {
         problems.not_supported(&spec.child("restartPolicy"), policy, &["Always"]);
@@ -183,60 +208,123 @@ fn validate_template(template: &Value, path: &Path, problems: &mut Problems) {
     }
 }
 
-fn validate_controller(object: &Value, problems: &mut Problems) {
+fn validate_replica_set(object: &Value, problems: &mut Problems) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     not_negative(spec, &path, "replicas", problems);
     not_negative(spec, &path, "minReadySeconds", problems);
+    selector(spec, &path, problems);
+    template(spec, &path, problems);
+}
+
+fn validate_controller(object: &Value, problems: &mut Problems) {
+    let (spec, path) = (&object["spec"], Path::new("spec"));
     let labels = &spec["template"]["metadata"]["labels"];
-    match spec.get("selector").and_then(Value::as_object).filter(|selector| !selector.is_empty()) {
-        None => problems.required(&path.child("selector"), ""),
-        Some(selector) => {
-            if selector.iter().any(|(key, value)| labels.get(key) != Some(value)) {
-                problems.invalid(
-                    &path.child("template").child("metadata").child("labels"),
-                    labels.clone(),
-                    "`selector` does not match template `labels`",
-                );
-            }
-        }
+    let selector = spec.get("selector").and_then(Value::as_object).filter(|selector| !selector.is_empty());
+    if selector.is_none() {
+        problems.required(&path.child("selector"), "");
     }
-    validate_template(&spec["template"], &path.child("template"), problems);
+    if !spec["template"].is_object() {
+        problems.required(&path.child("template"), "");
+    } else {
+        if selector.is_some_and(|selector| selector.iter().any(|(key, value)| labels.get(key) != Some(value))) {
+            problems.invalid(&path.child("template").child("metadata").child("labels"), labels.clone(), OTHER_LABELS);
+        }
+        template_alone(&spec["template"], &path.child("template"), problems);
+    }
+    not_negative(spec, &path, "replicas", problems);
+    not_negative(spec, &path, "minReadySeconds", problems);
 }
 
 fn validate_deployment(object: &Value, problems: &mut Problems) {
-    validate(object, problems);
     let (spec, path) = (&object["spec"], Path::new("spec"));
+    not_negative(spec, &path, "replicas", problems);
+    selector(spec, &path, problems);
+    template(spec, &path, problems);
+    strategy(&spec["strategy"], &path.child("strategy"), problems);
+    not_negative(spec, &path, "minReadySeconds", problems);
     not_negative(spec, &path, "revisionHistoryLimit", problems);
-    let strategy = path.child("strategy");
-    match word(&spec["strategy"], "type") {
-        "Recreate" => {
-            if has(&spec["strategy"], "rollingUpdate") {
-                problems.forbidden(&strategy.child("rollingUpdate"), "may not be specified when strategy `type` is 'Recreate'");
-            }
-        }
-        "RollingUpdate" => {
-            let rolling = &spec["strategy"]["rollingUpdate"];
-            let is_zero = |name: &str| match &rolling[name] {
-                Value::String(text) => text.trim_end_matches('%').parse() == Ok(0),
-                value => value.as_i64() == Some(0),
-            };
-            if is_zero("maxUnavailable") && is_zero("maxSurge") {
-                problems.invalid(
-                    &strategy.child("rollingUpdate").child("maxUnavailable"),
-                    rolling["maxUnavailable"].clone(),
-                    "may not be 0 when `maxSurge` is 0",
-                );
-            }
-        }
-        other => problems.not_supported(&strategy.child("type"), other, &["Recreate", "RollingUpdate"]),
-    }
+    not_negative(spec, &path, "progressDeadlineSeconds", problems);
     if has(spec, "progressDeadlineSeconds") && number(spec, "progressDeadlineSeconds") <= number(spec, "minReadySeconds") {
-        problems.invalid(
-            &path.child("progressDeadlineSeconds"),
-            number(spec, "progressDeadlineSeconds"),
-            "must be greater than minReadySeconds",
-        );
+        let seconds = number(spec, "progressDeadlineSeconds");
+        problems.invalid(&path.child("progressDeadlineSeconds"), seconds, "must be greater than minReadySeconds");
     }
+}
+
+fn strategy(strategy: &Value, path: &Path, problems: &mut Problems) {
+    match word(strategy, "type") {
+        "Recreate" => {
+            if has(strategy, "rollingUpdate") {
+                problems.forbidden(&path.child("rollingUpdate"), "may not be specified when strategy `type` is 'Recreate'");
+            }
+        }
+        "RollingUpdate" => rolling(&strategy["rollingUpdate"], &path.child("rollingUpdate"), problems),
+        _ => problems.not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"]),
+    }
+}
+
+fn rolling(rolling: &Value, path: &Path, problems: &mut Problems) {
+    for field in ["maxUnavailable", "maxSurge"] {
+        match &rolling[field] {
+            Value::String(text) => problems.all_invalid(&path.child(field), text.as_str(), crate::names::percent(text)),
+            _ => not_negative(rolling, path, field, problems),
+        }
+    }
+    let share = |field: &str| match &rolling[field] {
+        Value::String(text) => text.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok()),
+        value => value.as_i64(),
+    };
+    let at = path.child("maxUnavailable");
+    if share("maxUnavailable") == Some(0) && share("maxSurge") == Some(0) {
+        problems.invalid(&at, rolling["maxUnavailable"].clone(), "may not be 0 when `maxSurge` is 0");
+    }
+    if rolling["maxUnavailable"].is_string() && share("maxUnavailable").is_some_and(|percent| percent > 100) {
+        problems.invalid(&at, rolling["maxUnavailable"].clone(), "must not be greater than 100%");
+    }
+}
+
+/// Numbers of a new status agree with each other.
+fn counts(status: &Value, fields: &[&str], problems: &mut Problems) {
+    const MORE: &str = "cannot be greater than status.replicas";
+    let path = Path::new("status");
+    for field in fields {
+        not_negative(status, &path, field, problems);
+    }
+    let replicas = number(status, "replicas");
+    for field in
+        ["fullyLabeledReplicas", "updatedReplicas", "readyReplicas", "availableReplicas"].into_iter().filter(|field| fields.contains(field))
+    {
+        if number(status, field) > replicas {
+            problems.invalid(&path.child(field), number(status, field), MORE);
+        }
+    }
+    if number(status, "availableReplicas") > number(status, "readyReplicas") {
+        problems.invalid(&path.child("availableReplicas"), number(status, "availableReplicas"), "cannot be greater than readyReplicas");
+    }
+}
+
+fn replica_status(new: &Value, _: &Value, problems: &mut Problems) {
+    counts(
+        &new["status"],
+        &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas", "observedGeneration"],
+        problems,
+    );
+}
+
+fn deployment_status(new: &Value, _: &Value, problems: &mut Problems) {
+    counts(
+        &new["status"],
+        &[
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "collisionCount",
+        ],
+        problems,
+    );
 }
 
 fn selector_is_immutable(new: &Value, old: &Value, problems: &mut Problems) {

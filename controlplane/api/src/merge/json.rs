@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::status::ApiError;
+use crate::status::{ApiError, Cause};
+
+/// What is said to bytes that are no JSON.
+pub const NO_PATCH: &str = "invalid JSON patch";
 
 /// Changes `target` as `patch` says: null removes, objects merge, everything else replaces.
 pub fn merge(target: &mut Value, patch: &Value) {
@@ -51,8 +54,14 @@ pub fn diff(old: &Value, new: &Value) -> Value {
 /// `BadRequest` when it is no JSON patch, `Invalid` (422) when an operation does not fit the object.
 pub fn patch(target: &Value, operations: &[u8]) -> Result<Value, ApiError> {
     const OPERATIONS_MAX: usize = 10_000;
+    let parsed: Value = serde_json::from_slice(operations).map_err(|_ignored| ApiError::bad_request(NO_PATCH))?;
+    if !parsed.is_array() {
+        let found = crate::decode::json_type(&parsed);
+        let why = format!("json: cannot unmarshal {found} into Go value of type []handlers.jsonPatchOp");
+        return Err(ApiError::bad_request(format!("error decoding patch: {why}")));
+    }
     let operations: Vec<json_patch::PatchOperation> =
-        serde_json::from_slice(operations).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+        serde_json::from_value(parsed).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
     if operations.len() > OPERATIONS_MAX {
         return Err(ApiError::new(
             crate::Reason::RequestEntityTooLarge,
@@ -68,7 +77,11 @@ pub fn patch(target: &Value, operations: &[u8]) -> Result<Value, ApiError> {
             }
             other => other.to_string(),
         };
-        ApiError::new(crate::Reason::Invalid, format!("the server rejected our request due to an error in our request: {why}"))
+        // the words are upstream's; which operation failed is told beside them
+        ApiError {
+            causes: vec![Cause { reason: String::new(), message: why, field: "patch".to_owned() }],
+            ..ApiError::new(crate::Reason::Invalid, "the server rejected our request due to an error in our request")
+        }
     })?;
     Ok(value)
 }

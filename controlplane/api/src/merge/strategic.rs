@@ -88,7 +88,7 @@ fn merge_object(
                 };
                 Some(Value::Array(merge_list(field, kind, start, change, order)?))
             }
-            (_, Value::Array(change)) => Some(Value::Array(replaced_list(change))),
+            // a list that does not merge has no directives: what looks like one is an unknown field
             (_, change) => Some(change.clone()),
         };
         if let Some(after) = after {
@@ -153,7 +153,7 @@ fn deleted_or(change: &Map<String, Value>, merged: Map<String, Value>) -> Option
     }
 }
 
-/// A list that is replaced as a whole may still begin with a directive.
+/// A merging list that is replaced as a whole holds the directive that says so.
 fn replaced_list(change: &[Value]) -> Vec<Value> {
     change.iter().filter(|item| item.get(DIRECTIVE).is_none()).cloned().collect()
 }

@@ -20,6 +20,8 @@ pub struct Peer {
     pub user: Option<User>,
     /// The common name of a front proxy's certificate.
     pub front_proxy: Option<String>,
+    /// A certificate was shown that no authority vouches for, or not any more.
+    pub refused: bool,
     /// The client's address.
     pub address: Option<std::net::SocketAddr>,
 }
@@ -78,6 +80,8 @@ fn real_user(server: &ApiServer, peer: &Peer, headers: &dyn Headers) -> Result<U
     }
     match bearer(headers) {
         Some(token) => server.authenticate_token(token).map(|found| found.user),
+        // who shows a certificate does not want to be nobody
+        None if peer.refused => Err(unauthorized()),
         None => Ok(User::anonymous()),
     }
 }
@@ -143,7 +147,9 @@ fn impersonate(server: &ApiServer, user: User, headers: &dyn Headers) -> Result<
     let uid = headers.get("impersonate-uid").unwrap_or_default();
     let Some(name) = headers.get("impersonate-user").filter(|name| !name.is_empty()) else {
         if !groups.is_empty() || !extras.is_empty() || !uid.is_empty() {
-            return Err(ApiError::internal("requested impersonation without impersonating a user".to_owned()));
+            let list = groups.iter().map(|group| format!("{group:?}")).collect::<Vec<_>>().join(", ");
+            let asked = format!("&user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:[]string{{{list}}}, Extra:map[string][]string(nil)}}");
+            return Err(ApiError::bad_request(format!("requested {asked} without impersonating a user name")));
         }
         return Ok(user);
     };

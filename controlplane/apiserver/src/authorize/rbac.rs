@@ -105,6 +105,14 @@ fn resource_matches(pattern: &str, resource: &str, subresource: &str) -> bool {
 }
 
 impl Subject {
+    fn text(&self, binding_namespace: &str) -> String {
+        if self.kind != "ServiceAccount" {
+            return format!("{} {:?}", self.kind, self.name);
+        }
+        let namespace = if self.namespace.is_empty() { binding_namespace } else { &self.namespace };
+        format!("ServiceAccount \"{}/{namespace}\"", self.name)
+    }
+
     fn is(&self, user: &User, binding_namespace: &str) -> bool {
         match self.kind.as_str() {
             "User" => self.name == user.name,
@@ -118,9 +126,11 @@ impl Subject {
     }
 }
 
-fn bound(binding: &Object, user: &User) -> Option<RoleRef> {
+/// The role that a binding gives a user, and as whom.
+fn bound(binding: &Object, user: &User) -> Option<(RoleRef, String)> {
     let parts = binding.view::<BindingParts>().ok()?;
-    parts.subjects.iter().flatten().any(|subject| subject.is(user, &binding.namespace)).then(|| parts.role_ref.clone())
+    let subject = parts.subjects.iter().flatten().find(|subject| subject.is(user, &binding.namespace))?;
+    Some((parts.role_ref.clone(), subject.text(&binding.namespace)))
 }
 
 /// The rules of a role reference; `Err` tells what is missing.
@@ -146,10 +156,11 @@ fn visit(
 ) -> Result<(), Vec<String>> {
     let mut missing = Vec::new();
     for binding in snapshot.list(&CLUSTER_ROLE_BINDINGS, None) {
-        if let Some(role) = bound(&binding, user) {
+        if let Some((role, subject)) = bound(&binding, user) {
             match role_rules(snapshot, &role, "") {
                 Ok(rules) => {
-                    if visit(&rules.rules, &format!("ClusterRoleBinding {:?} of {} {:?}", binding.name, role.kind, role.name)) {
+                    let via = format!("ClusterRoleBinding {:?} of {} {:?} to {subject}", binding.name, role.kind, role.name);
+                    if visit(&rules.rules, &via) {
                         return Ok(());
                     }
                 }
@@ -159,11 +170,11 @@ fn visit(
     }
     if !namespace.is_empty() {
         for binding in snapshot.list(&ROLE_BINDINGS, Some(namespace)) {
-            if let Some(role) = bound(&binding, user) {
+            if let Some((role, subject)) = bound(&binding, user) {
                 match role_rules(snapshot, &role, namespace) {
                     Ok(rules) => {
                         let name = format!("{}/{}", binding.name, binding.namespace);
-                        if visit(&rules.rules, &format!("RoleBinding {name:?} of {} {:?}", role.kind, role.name)) {
+                        if visit(&rules.rules, &format!("RoleBinding {name:?} of {} {:?} to {subject}", role.kind, role.name)) {
                             return Ok(());
                         }
                     }
@@ -180,7 +191,7 @@ pub fn decide(snapshot: &dyn Snapshot, user: &User, info: &RequestInfo) -> Decis
     let mut allowed = None;
     let outcome = visit(snapshot, user, &info.namespace, |rules, via| {
         if rules.iter().any(|rule| rule.covers(info)) {
-            allowed = Some(format!("RBAC: allowed by {via} to {}", subject_text(user)));
+            allowed = Some(format!("RBAC: allowed by {via}"));
         }
         allowed.is_some()
     });
@@ -191,13 +202,6 @@ pub fn decide(snapshot: &dyn Snapshot, user: &User, info: &RequestInfo) -> Decis
             if missing.len() == 1 { missing[0].clone() } else { format!("[{}]", missing.join(", ")) }
         )),
         _ => Decision::NoOpinion(String::new()),
-    }
-}
-
-fn subject_text(user: &User) -> String {
-    match user.service_account() {
-        Some((namespace, name)) => format!("ServiceAccount \"{name}/{namespace}\""),
-        None => format!("User {:?}", user.name),
     }
 }
 
@@ -257,6 +261,25 @@ fn covers_rule(owner: &PolicyRule, wanted: &PolicyRule) -> bool {
     };
     let urls = wanted.non_resource_urls.iter().all(|url| owner.non_resource_urls.iter().any(|owned| path_matches(owned, url)));
     all(&owner.verbs, &wanted.verbs) && all(&owner.api_groups, &wanted.api_groups) && resources && names && urls
+}
+
+/// Rules that differ in their verbs only are one, in the order in which upstream prints them.
+pub fn compact(rules: &[PolicyRule]) -> Vec<PolicyRule> {
+    let mut out: Vec<PolicyRule> = Vec::new();
+    for rule in rules {
+        let same = |known: &&mut PolicyRule| {
+            known.api_groups == rule.api_groups
+                && known.resources == rule.resources
+                && known.resource_names == rule.resource_names
+                && known.non_resource_urls == rule.non_resource_urls
+        };
+        match out.iter_mut().find(same) {
+            Some(known) => known.verbs.extend(rule.verbs.iter().cloned()),
+            None => out.push(rule.clone()),
+        }
+    }
+    out.sort_by_key(rule_text);
+    out
 }
 
 /// A rule as upstream prints it in refusals.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use trierarch_api::{ApiError, Kind};
+use trierarch_api::{ApiError, Kind, Path, Problems};
 
 use crate::authorize::{Decision, rbac};
 use crate::dispatch::{Admitted, Answer};
@@ -19,23 +19,21 @@ pub(crate) fn create(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer
     if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }
+    check(kind, &review, &admitted.info.namespace)?;
     review["status"] = match kind.kind.as_ref() {
-        "SelfSubjectAccessReview" => access(admitted, admitted.user, &review)?,
+        "SelfSubjectAccessReview" => access(admitted, admitted.user, &review),
         "SubjectAccessReview" | "LocalSubjectAccessReview" => {
-            let spec = &review["spec"];
-            if kind.kind == "LocalSubjectAccessReview" && spec["resourceAttributes"]["namespace"] != admitted.info.namespace.as_str() {
-                return Err(ApiError::bad_request(format!(
-                    "spec.resourceAttributes.namespace must match namespace: {}",
-                    admitted.info.namespace
-                )));
+            let local = kind.kind == "LocalSubjectAccessReview";
+            if local {
+                review["metadata"]["namespace"] = json!(admitted.info.namespace);
             }
-            let user = asked_user(spec);
-            if user.name.is_empty() && user.groups.is_empty() {
-                return Err(ApiError::bad_request("at least one of user or group must be specified"));
-            }
-            access(admitted, &user, &review)?
+            access(admitted, &asked_user(&review["spec"]), &review)
         }
-        "SelfSubjectRulesReview" => rules(admitted, review["spec"]["namespace"].as_str().unwrap_or_default())?,
+        "SelfSubjectRulesReview" => {
+            let rules = rules(admitted, review["spec"]["namespace"].as_str().unwrap_or_default())?;
+            review["spec"] = json!({});
+            rules
+        }
         "SelfSubjectReview" => json!({ "userInfo": admitted.user.to_json() }),
         "TokenReview" => token(admitted, &review["spec"])?,
         other => return Err(ApiError::internal(format!("no answer for {other}"))),
@@ -44,6 +42,41 @@ pub(crate) fn create(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer
         review["metadata"]["creationTimestamp"] = json!(ctx.now.to_string());
     }
     Ok(Answer::document(201, &review, chosen))
+}
+
+/// Problems of a question about access.
+fn check(kind: &Kind, review: &Value, namespace: &str) -> Result<(), ApiError> {
+    if kind.group != "authorization.k8s.io" || kind.kind == "SelfSubjectRulesReview" {
+        return Ok(());
+    }
+    let (spec, path) = (&review["spec"], Path::new("spec"));
+    let mut problems = Problems::default();
+    if spec["resourceAttributes"].is_null() == spec["nonResourceAttributes"].is_null() {
+        let shown = spec["nonResourceAttributes"].clone();
+        problems.invalid(&path, shown, "exactly one of nonResourceAttributes or resourceAttributes must be specified");
+    }
+    let user = asked_user(spec);
+    if !kind.kind.starts_with("Self") && user.name.is_empty() && user.groups.is_empty() {
+        problems.invalid(&path.child("user"), "", "at least one of user or group must be specified");
+    }
+    let mut bare = review["metadata"].clone();
+    for field in ["managedFields", "creationTimestamp", "namespace"] {
+        bare.as_object_mut().map(|map| map.remove(field));
+    }
+    if bare.as_object().is_some_and(|map| !map.is_empty()) {
+        problems.invalid(&Path::new("metadata"), bare, "must be empty");
+    }
+    let local = kind.kind == "LocalSubjectAccessReview";
+    if local && spec["resourceAttributes"]["namespace"] != namespace && spec["nonResourceAttributes"].is_null() {
+        let at = path.child("resourceAttributes").child("namespace");
+        problems.invalid(&at, spec["resourceAttributes"]["namespace"].clone(), "must match metadata.namespace");
+    }
+    if local && !spec["nonResourceAttributes"].is_null() {
+        problems.forbidden(&path.child("nonResourceAttributes"), "may not be set for a namespaced review");
+    }
+    // upstream's error names the group alone
+    let nameless = Kind::cluster("authorization.k8s.io", "v1", "", "", "");
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(&nameless, "", &problems)) }
 }
 
 fn asked_user(spec: &Value) -> User {
@@ -61,12 +94,9 @@ fn asked_user(spec: &Value) -> User {
     user
 }
 
-fn access(admitted: &Admitted<'_>, user: &User, review: &Value) -> Result<Value, ApiError> {
+fn access(admitted: &Admitted<'_>, user: &User, review: &Value) -> Value {
     let spec = &review["spec"];
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    if resource.is_null() == path.is_null() {
-        return Err(ApiError::bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified"));
-    }
     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
     let info = if path.is_null() {
         RequestInfo {
@@ -89,7 +119,7 @@ fn access(admitted: &Admitted<'_>, user: &User, review: &Value) -> Result<Value,
         Decision::Allow(reason) | Decision::NoOpinion(reason) if !reason.is_empty() => status["reason"] = json!(reason),
         _ => {}
     }
-    Ok(status)
+    status
 }
 
 fn rules(admitted: &Admitted<'_>, namespace: &str) -> Result<Value, ApiError> {
@@ -129,7 +159,8 @@ fn token(admitted: &Admitted<'_>, spec: &Value) -> Result<Value, ApiError> {
     Ok(match admitted.server.authenticate_token_for(token, &audiences) {
         Ok(found) => json!({ "authenticated": true, "user": found.user.to_json(), "audiences": found.audiences }),
         Err(error) => {
-            json!({ "user": {}, "error": if error.detail.is_empty() { "invalid bearer token".to_owned() } else { format!("[invalid bearer token, {}]", error.detail) } })
+            tracing::debug!(error = error.detail, "Reviewed a token that is not valid");
+            json!({ "user": {}, "error": "invalid bearer token" })
         }
     })
 }

@@ -35,7 +35,8 @@ pub fn namespace_lives(snapshot: &dyn Snapshot, kind: &Kind, object: &Value) -> 
     };
     if namespace.deletion_timestamp.is_some() {
         let why = format!("unable to create new content in namespace {name} because it is being terminated");
-        let mut error = ApiError::forbidden(&kind.group_resource(), metadata::text(object, "name"), &why);
+        let shown = [metadata::text(object, "name"), metadata::text(object, "generateName")].into_iter().find(|text| !text.is_empty());
+        let mut error = ApiError::forbidden(&kind.group_resource(), shown.unwrap_or_default(), &why);
         error.causes.push(Cause {
             reason: "NamespaceTerminating".to_owned(),
             message: format!("namespace {name} is being terminated"),
@@ -65,8 +66,6 @@ pub async fn mutate_create(
         taint_not_ready(object);
     } else if is(kind, "", "namespaces") {
         let name = metadata::text(object, "name").to_owned();
-        object["spec"]["finalizers"] = json!(["kubernetes"]);
-        object["status"]["phase"] = json!("Active");
         label(object, "kubernetes.io/metadata.name", &name);
     } else if is(kind, "certificates.k8s.io", "certificatesigningrequests") {
         csr_user(ctx, object);

@@ -1,6 +1,7 @@
 //! From a body to an object of the row, and the checks that need only the row and its schema.
 
 use serde_json::Value;
+use trierarch_api::kinds::event;
 use trierarch_api::merge::apply::Writer;
 use trierarch_api::rules::NameRule;
 use trierarch_api::{ApiError, Kind, Path, Problems, Subresource, decode, managed_fields, names, protobuf};
@@ -19,8 +20,19 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 /// # Errors
 /// 400, 415
 pub fn body(ctx: &Ctx, kind: &Kind, call: &Call) -> Result<Value, ApiError> {
-    let json = json_body(call)?;
-    let (value, warnings) = decode::object(kind, &json, ctx.validation)?;
+    let (value, warnings) = match negotiate::body_encoding(call.headers.get("content-type"))? {
+        BodyEncoding::Json => decode::object(kind, &call.body, ctx.validation)?,
+        BodyEncoding::Yaml => {
+            let reader = serde_yaml::Deserializer::from_slice(&call.body);
+            let (value, duplicates) =
+                decode::track(reader).map_err(|error| decode::unrecognized(kind, &call.body, &go_yaml_error(&error.to_string())))?;
+            decode::tracked(kind, &call.body, value, duplicates, ctx.validation)?
+        }
+        BodyEncoding::Protobuf => {
+            let value = protobuf::to_json(&call.body).map_err(|error| decode::unrecognized(kind, &call.body, &error.to_string()))?;
+            decode::tracked(kind, &call.body, value, Vec::new(), ctx.validation)?
+        }
+    };
     for warning in warnings {
         ctx.warn(warning);
     }
@@ -30,9 +42,18 @@ pub fn body(ctx: &Ctx, kind: &Kind, call: &Call) -> Result<Value, ApiError> {
 /// The same checks on an object that a patch made.
 ///
 /// # Errors
-/// 400
+/// 422
 pub fn patched(ctx: &Ctx, kind: &Kind, value: Value) -> Result<Value, ApiError> {
-    let (value, warnings) = decode::checked(kind, value)?.finish(kind, ctx.validation)?;
+    let shown = value.to_string();
+    let refuse = |error: ApiError| {
+        let why = error.message.split_once(": ").map_or(error.message.as_str(), |(_, why)| why);
+        let mut problems = Problems::default();
+        problems.invalid(&Path::new("patch"), shown.as_str(), why);
+        // upstream's error names neither kind nor object
+        let nothing = Kind::cluster("", "", "", "", "");
+        ApiError::invalid(&nothing, "", &problems)
+    };
+    let (value, warnings) = decode::checked(kind, value).and_then(|decoded| decoded.finish(kind, ctx.validation)).map_err(refuse)?;
     for warning in warnings {
         ctx.warn(warning);
     }
@@ -64,9 +85,24 @@ fn json_body(call: &Call) -> Result<bytes::Bytes, ApiError> {
 /// # Errors
 /// 400
 pub fn yaml_to_json(body: &[u8]) -> Result<bytes::Bytes, ApiError> {
-    let value: Value =
-        serde_yaml::from_slice(body).map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
+    let value: Value = serde_yaml::from_slice(body).map_err(|error| ApiError::bad_request(go_yaml_error(&error.to_string())))?;
     Ok(crate::pipeline::encode::to_bytes(&value))
+}
+
+/// A YAML error in the words of Go's parser, which counts lines from zero and leaves out the first.
+fn go_yaml_error(text: &str) -> String {
+    let (problem, context) = text.split_once(", while ").map_or((text, None), |(problem, context)| (problem, Some(context)));
+    let line_of = |text: &str| -> Option<u64> {
+        text.rsplit_once(" at line ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok()).map(|line| line.saturating_sub(1))
+    };
+    let what = problem.split(" at line ").next().unwrap_or(problem);
+    let line = context.and_then(line_of).filter(|line| *line > 0).or_else(|| line_of(problem)).unwrap_or(0);
+    // the scanner stands before the end of its line, the parser behind it
+    let scanner = !what.starts_with("did not find expected");
+    match line {
+        0 => format!("yaml: {what}"),
+        line => format!("yaml: line {}: {what}", if scanner { line + 1 } else { line }),
+    }
 }
 
 /// Rewrites an object of one row into another that shares its storage.
@@ -74,25 +110,10 @@ pub fn convert(from: &Kind, to: &Kind, value: &mut Value) {
     if from.group == to.group && from.version == to.version {
         return;
     }
+    // the two Event groups are all that share a storage so far
+    event::convert(to, value);
     if let Some(map) = value.as_object_mut() {
-        map.insert("apiVersion".to_owned(), to.api_version().into());
         map.insert("kind".to_owned(), to.kind.as_ref().into());
-        // the two Event groups name the same things differently
-        const NAMES: [(&str, &str); 7] = [
-            ("involvedObject", "regarding"),
-            ("message", "note"),
-            ("reportingComponent", "reportingController"),
-            ("source", "deprecatedSource"),
-            ("firstTimestamp", "deprecatedFirstTimestamp"),
-            ("lastTimestamp", "deprecatedLastTimestamp"),
-            ("count", "deprecatedCount"),
-        ];
-        for (core, events) in NAMES {
-            let (source, target) = if to.group == "events.k8s.io" { (core, events) } else { (events, core) };
-            if let Some(moved) = map.remove(source) {
-                map.insert(target.to_owned(), moved);
-            }
-        }
     }
 }
 
@@ -101,13 +122,28 @@ pub fn finish(kind: &Kind, value: &mut Value) {
     decode::normalise(kind, value);
 }
 
-/// Records who set which field.
-pub fn record_manager(ctx: &Ctx, kind: &Kind, old: Option<&Value>, new: &mut Value, sub: Option<Subresource>) {
-    if ctx.local && ctx.field_manager.is_empty() {
+/// Records who set which field. `seen_as` is the row through which the client sees the object, `kind` the one under which it is stored.
+pub fn record_manager(ctx: &Ctx, seen_as: &Kind, kind: &Kind, old: Option<&Value>, new: &mut Value, sub: Option<Subresource>) {
+    // a binding is the server's own change
+    if (ctx.local && ctx.field_manager.is_empty()) || sub == Some(Subresource::Binding) {
         return;
     }
     let writer = Writer { manager: &ctx.field_manager, subresource: sub.map_or("", Subresource::as_str), now: ctx.now };
-    managed_fields::track_update(kind, old, new, &writer);
+    if seen_as.group == kind.group && seen_as.version == kind.version {
+        managed_fields::track_update(kind, old, new, &writer);
+        return;
+    }
+    let seen = |value: &Value| {
+        let mut value = value.clone();
+        convert(kind, seen_as, &mut value);
+        value
+    };
+    let mut seen_new = seen(new);
+    managed_fields::track_update(seen_as, old.map(seen).as_ref(), &mut seen_new, &writer);
+    match metadata::of(&mut seen_new).remove("managedFields") {
+        Some(list) => metadata::of(new).insert("managedFields".to_owned(), list),
+        None => metadata::of(new).remove("managedFields"),
+    };
 }
 
 /// Problems that the row and its schema know of.
@@ -174,6 +210,14 @@ fn validate_finalizers(object: &Value, old: Option<&Value>, path: &Path, problem
             problems.invalid(&path.child("finalizers"), finalizer.as_str(), problem);
         }
     }
+    if old.is_none() {
+        for (index, finalizer) in now.iter().enumerate() {
+            if !finalizer.contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&finalizer.as_str()) {
+                let why = "name is neither a standard finalizer name nor is it fully qualified";
+                problems.invalid(&path.child("finalizers").index(index), finalizer.as_str(), why);
+            }
+        }
+    }
     if now.iter().any(|each| each == "orphan") && now.iter().any(|each| each == "foregroundDeletion") {
         problems.invalid(&path.child("finalizers"), now.clone(), "finalizer orphan and foregroundDeletion cannot be both set");
     }
@@ -197,8 +241,7 @@ fn validate_owners(object: &Value, path: &Path, problems: &mut Problems) {
         let at = path.index(index);
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner[field].as_str().unwrap_or_default().is_empty() {
-                let detail = if field == "apiVersion" { "version must not be empty" } else { &format!("{field} must not be empty") };
-                problems.invalid(&at.child(field), "", detail);
+                problems.required(&at.child(field), "must not be empty");
             }
         }
         if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {

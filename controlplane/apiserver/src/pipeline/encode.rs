@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde_json::{Value, json};
-use trierarch_api::{Kind, Object};
+use trierarch_api::{Kind, Object, protobuf};
 
 use crate::dispatch::Answer;
 use crate::negotiate::{Chosen, Encoding, Form};
@@ -26,7 +26,14 @@ pub fn write(value: &Value, chosen: Chosen) -> Bytes {
             Bytes::from(out)
         }
         Encoding::Json => to_bytes(value),
+        // chosen only for kinds that have this form
+        Encoding::Protobuf => Bytes::from(protobuf::to_bytes(value).unwrap_or_default()),
     }
+}
+
+/// The object as JSON, seen through a row; shared with other readers where nothing must be rewritten.
+pub fn shared_value(object: &Object, requested: &Kind) -> Arc<Value> {
+    if object.resource_version == 0 || converts(requested, &object.kind) { Arc::new(value_of(object, requested)) } else { object.value() }
 }
 
 /// Whether a stored object must be rewritten to be read through a row (the second Event group).
@@ -66,7 +73,7 @@ pub fn object(object: &Object, requested: &Arc<Kind>, chosen: Chosen, include: t
             append_json(object, requested, &mut out);
             out.freeze()
         }
-        Form::Object => write(&value_of(object, requested), chosen),
+        Form::Object => write(&shared_value(object, requested), chosen),
         Form::Metadata => write(&partial(object), chosen),
         Form::Table => {
             let value = value_of(object, requested);

@@ -117,19 +117,13 @@ fn drop_empty(metadata: &mut Map<String, Value>) {
 /// The revision a writer decided on, if it says so.
 ///
 /// # Errors
-/// 422 for a version that is no number.
-pub fn expected_version(kind: &Kind, object: &Value) -> Result<Option<u64>, ApiError> {
+/// 500, as upstream has it, for a version that is no number.
+pub fn expected_version(object: &Value) -> Result<Option<u64>, ApiError> {
     match text(object, "resourceVersion") {
         "" | "0" => Ok(None),
-        stated => stated.parse().map(Some).map_err(|_ignored| {
-            let mut problems = Problems::default();
-            problems.invalid(
-                &trierarch_api::Path::new("metadata").child("resourceVersion"),
-                stated,
-                format!("strconv.ParseUint: parsing {stated:?}: invalid syntax"),
-            );
-            ApiError::invalid(kind, text(object, "name"), &problems)
-        }),
+        stated => {
+            stated.parse().map(Some).map_err(|_ignored| ApiError::unknown(format!("strconv.ParseUint: parsing {stated:?}: invalid syntax")))
+        }
     }
 }
 
@@ -147,6 +141,37 @@ pub fn check_identity(object: &Value, old: &Object) -> Result<(), ApiError> {
         ));
     }
     Ok(())
+}
+
+/// Compares times that a client sent along with those that the object has.
+///
+/// # Errors
+/// 422 when they differ.
+pub fn check_times(kind: &Kind, object: &Value, old: &Value) -> Result<(), ApiError> {
+    let mut problems = Problems::default();
+    for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let (now, before) = (&object["metadata"][field], &old["metadata"][field]);
+        // an object on its way out keeps its time, whatever is sent
+        let kept = field == "deletionTimestamp" && !before.is_null();
+        if !now.is_null() && now != before && !kept {
+            problems.invalid(&trierarch_api::Path::new("metadata").child(field), now.clone(), "field is immutable");
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, text(object, "name"), &problems)) }
+}
+
+/// Compares the uid that a patch left with the object's.
+///
+/// # Errors
+/// 422 for another uid.
+pub fn check_uid(kind: &Kind, object: &Value, old: &Object) -> Result<(), ApiError> {
+    let uid = text(object, "uid");
+    if uid.is_empty() || uid == old.uid.0 {
+        return Ok(());
+    }
+    let mut problems = Problems::default();
+    problems.invalid(&trierarch_api::Path::new("metadata").child("uid"), uid, "field is immutable");
+    Err(ApiError::invalid(kind, &old.name, &problems))
 }
 
 #[cfg(test)]

@@ -12,12 +12,15 @@ pub mod role_escalation;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use trierarch_api::{ApiError, FieldValidation, Problems, Reason, RequestFacts};
+use trierarch_api::{ApiError, FieldValidation, Problems, RequestFacts};
 use trierarch_raft::Term;
 
 use crate::clock::{self, Deadline};
 use crate::identity::User;
 use crate::request::Options;
+
+/// The longest name of a manager.
+const MANAGER_BYTES_MAX: usize = 128;
 
 /// The facts of one write.
 pub struct Ctx {
@@ -57,7 +60,7 @@ impl Ctx {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                return Err(invalid_option(verb, "fieldValidation", other, &["Ignore", "Strict", "Warn"]));
+                return Err(invalid_option(verb, "fieldValidation", other, &["", "Ignore", "Strict", "Warn"]));
             }
         };
         let mut dry_run = false;
@@ -65,15 +68,28 @@ impl Ctx {
             match value {
                 "" => {}
                 "All" => dry_run = true,
-                other => return Err(invalid_option(verb, "dryRun", other, &["All"])),
+                _ => {
+                    let mut problems = Problems::default();
+                    problems.not_supported(&trierarch_api::Path::new("dryRun"), options.all("dryRun"), &["All"]);
+                    return Err(invalid_options(verb, &problems));
+                }
             }
         }
         let manager = match options.text("fieldManager") {
-            "" => agent.split('/').next().unwrap_or_default().to_owned(),
+            "" => manager_of_agent(agent),
             named => named.to_owned(),
         };
-        if manager.len() > 128 {
-            return Err(ApiError::bad_request("fieldManager: may not be more than 128 bytes"));
+        let path = trierarch_api::Path::new("fieldManager");
+        let mut problems = Problems::default();
+        if manager.len() > MANAGER_BYTES_MAX {
+            problems.too_long(&path, MANAGER_BYTES_MAX);
+        }
+        if let Some(at) = manager.chars().position(char::is_control) {
+            let why = format!("should only contain printable characters, found {at}th character to be unprintable");
+            problems.invalid(&path, manager.as_str(), why);
+        }
+        if !problems.is_empty() {
+            return Err(invalid_options(verb, &problems));
         }
         Ok(Self {
             user,
@@ -111,19 +127,33 @@ impl Ctx {
     }
 }
 
+/// The program that a `User-Agent` names, as far as it can be a manager's name.
+fn manager_of_agent(agent: &str) -> String {
+    let mut manager = String::new();
+    for character in agent.split('/').next().unwrap_or_default().chars().filter(|character| !character.is_control()) {
+        if manager.len() + character.len_utf8() > MANAGER_BYTES_MAX {
+            break;
+        }
+        manager.push(character);
+    }
+    manager
+}
+
 fn invalid_option(verb: &str, option: &str, value: &str, supported: &[&str]) -> ApiError {
+    let mut problems = Problems::default();
+    problems.not_supported(&trierarch_api::Path::new(option), value, supported);
+    invalid_options(verb, &problems)
+}
+
+/// 422 for the options of a request.
+pub(crate) fn invalid_options(verb: &str, problems: &Problems) -> ApiError {
     let name = match verb {
         "create" => "CreateOptions",
         "update" => "UpdateOptions",
         "patch" => "PatchOptions",
+        "list" | "watch" => "ListOptions",
         _ => "DeleteOptions",
     };
-    let mut problems = Problems::default();
-    problems.not_supported(&trierarch_api::Path::new(option), value, supported);
-    let text = problems.0.first().map(ToString::to_string).unwrap_or_default();
-    ApiError {
-        group: "meta.k8s.io".to_owned(),
-        kind: name.to_owned(),
-        ..ApiError::new(Reason::Invalid, format!("{name}.meta.k8s.io \"\" is invalid: {text}"))
-    }
+    let row = trierarch_api::Kind::cluster("meta.k8s.io", "v1", name, "", "");
+    ApiError::invalid(&row, "", problems)
 }

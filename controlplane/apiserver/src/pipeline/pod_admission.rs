@@ -152,6 +152,16 @@ pub fn priority(pod: &mut Value) -> Result<(), ApiError> {
         ));
     }
     pod["spec"]["priority"] = json!(value);
+    let policy = pod["spec"]["preemptionPolicy"].as_str().unwrap_or("PreemptLowerPriority");
+    if policy != "PreemptLowerPriority" {
+        return Err(ApiError::forbidden(
+            &PODS,
+            metadata::text(pod, "name"),
+            &format!(
+                "the string value of PreemptionPolicy ({policy}) must not be provided in pod spec; priority admission controller computed PreemptLowerPriority from the given PriorityClass name"
+            ),
+        ));
+    }
     if pod["spec"]["preemptionPolicy"].is_null() {
         pod["spec"]["preemptionPolicy"] = json!("PreemptLowerPriority");
     }

@@ -39,9 +39,8 @@ pub fn check(server: &ApiServer, snapshot: &StoreSnapshot, ctx: &Ctx, kind: &Kin
         if may("bind", resource, &role.name) {
             return Ok(());
         }
-        rbac::rules_of(snapshot, &role, namespace).map_err(|_missing| {
-            ApiError::not_found(&trierarch_api::GroupResource { group: kind.group.clone(), resource: resource.into() }, &role.name)
-        })?
+        // upstream's error names the binding's resource and the role's name
+        rbac::rules_of(snapshot, &role, namespace).map_err(|_missing| ApiError::not_found(&kind.group_resource(), &role.name))?
     } else {
         if may("escalate", &kind.plural, name) {
             return Ok(());
@@ -54,7 +53,7 @@ pub fn check(server: &ApiServer, snapshot: &StoreSnapshot, ctx: &Ctx, kind: &Kin
         return Ok(());
     }
     let groups = ctx.user.groups.iter().map(|group| format!("{group:?}")).collect::<Vec<_>>().join(" ");
-    let list = uncovered.iter().map(rbac::rule_text).collect::<Vec<_>>().join("\n");
+    let list = rbac::compact(&uncovered).iter().map(rbac::rule_text).collect::<Vec<_>>().join("\n");
     let mut why =
         format!("user {:?} (groups=[{groups}]) is attempting to grant RBAC permissions not currently held:\n{list}", ctx.user.name);
     if !missing.is_empty() {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use trierarch_api::{ApiError, GroupResource, Object, Reason, Snapshot as _};
+use trierarch_api::{ApiError, GroupResource, Kind, Object, Path, Problems, Reason, Snapshot as _};
 
 use crate::apiserver::{ApiServer, StoreSnapshot};
 use crate::dispatch::{Admitted, Answer, Body};
@@ -184,8 +184,34 @@ pub async fn log_stream(admitted: &Admitted<'_>) -> Result<Bytestream, ApiError>
 
 /// `GET` of `pods/NAME/log`.
 pub(crate) async fn log(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
+    check_log_options(admitted)?;
+    let snapshot = admitted.server.fresh_snapshot(admitted.deadline).await?;
+    let info = admitted.info;
+    if locate(&snapshot, &info.namespace, &info.name, admitted.options.text("container"))?.endpoint.is_none() {
+        // nothing has been said yet
+        return Ok(Answer { code: 204, headers: Vec::new(), body: Body::Full(Bytes::new()) });
+    }
     let stream = log_stream(admitted).await?;
     Ok(Answer { code: 200, headers: vec![("content-type".to_owned(), "text/plain".to_owned())], body: Body::Stream(stream) })
+}
+
+/// Problems of what is asked of a log.
+fn check_log_options(admitted: &Admitted<'_>) -> Result<(), ApiError> {
+    let mut problems = Problems::default();
+    for (field, least, why) in [
+        ("tailLines", 0, "must be greater than or equal to 0"),
+        ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
+    ] {
+        if let Some(number) = admitted.options.integer(field)?.filter(|number| *number < least) {
+            problems.invalid(&Path::new(field), number, why);
+        }
+    }
+    if admitted.options.get("sinceSeconds").is_some() && admitted.options.get("sinceTime").is_some() {
+        problems.forbidden(&Path::root(), "at most one of `sinceTime` or `sinceSeconds` may be specified");
+    }
+    let row = Kind::namespaced("", "v1", "PodLogOptions", "", "");
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(&row, &admitted.info.name, &problems)) }
 }
 
 /// An agent's refusal in the API's words.

@@ -140,7 +140,7 @@ where
         }
         (_, "") if websocket && info.verb == "watch" => {
             let kind = server.registry.by_resource(&info.group, &info.version, &info.resource).ok_or_else(ApiError::no_such_path)?;
-            let lines = watch::start(&admitted, &kind).await?;
+            let (_json, lines) = watch::start(&admitted, &kind, false).await?;
             events(io, &head, lines).await
         }
         _ => Box::pin(answer_plainly(server, call, io)).await,

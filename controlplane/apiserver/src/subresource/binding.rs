@@ -13,12 +13,8 @@ const PODS: GroupResource = GroupResource::new("", "pods");
 /// `POST` of `pods/NAME/binding`.
 pub(crate) async fn request(admitted: &Admitted<'_>) -> Result<Answer, ApiError> {
     let binding = body(admitted)?;
-    let name = metadata::text(&binding, "name");
-    if !name.is_empty() && name != admitted.info.name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            admitted.info.name
-        )));
+    if metadata::text(&binding, "name") != admitted.info.name {
+        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     answer(admitted, &admitted.info.name, &binding).await
 }

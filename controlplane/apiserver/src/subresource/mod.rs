@@ -6,6 +6,7 @@ pub mod scale;
 pub mod token;
 
 use serde_json::Value;
+use trierarch_api::kinds::pod;
 use trierarch_api::rules::{RequestFacts, keep_all_but_status};
 use trierarch_api::{ApiError, Kind, Path, Problems, Subresource};
 
@@ -17,12 +18,16 @@ pub fn prepare(kind: &Kind, sub: Option<Subresource>, new: &mut Value, old: &Val
     match sub {
         None => (kind.rules.prepare_update)(new, old, facts),
         Some(Subresource::Status) => (kind.rules.prepare_status)(new, old, facts),
-        Some(Subresource::EphemeralContainers) => only(new, old, &[&["spec", "ephemeralContainers"]]),
+        Some(Subresource::EphemeralContainers) => {
+            only(new, old, &[&["spec", "ephemeralContainers"]]);
+            bump_generation(new, old);
+        }
         Some(Subresource::Resize) => {
             resize(new, old);
             bump_generation(new, old);
         }
-        Some(Subresource::Finalize) => only(new, old, &[&["spec", "finalizers"]]),
+        // the client sends all of the namespace but its status
+        Some(Subresource::Finalize) => trierarch_api::rules::copy_field(new, old, "status"),
         Some(Subresource::Approval) => only(new, old, &[&["status", "conditions"]]),
         // the change was made by the server itself, from the old object
         Some(Subresource::Binding) => {}
@@ -34,20 +39,22 @@ pub fn prepare(kind: &Kind, sub: Option<Subresource>, new: &mut Value, old: &Val
 /// Problems of what the subresource changed.
 pub fn allow(kind: &Kind, sub: Option<Subresource>, new: &Value, old: &Value, problems: &mut Problems) {
     let _ = kind;
+    if sub == Some(Subresource::Resize) {
+        let (before, after) = (pod::qos_class(&old["spec"]), pod::qos_class(&new["spec"]));
+        if before != after {
+            problems.invalid(&Path::new("spec"), before, "Pod QOS Class may not change as a result of resizing");
+        }
+    }
     if sub == Some(Subresource::EphemeralContainers) {
         let path = Path::new("spec").child("ephemeralContainers");
         let list = |value: &Value| value["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
         let now = list(new);
         for before in list(old) {
             match now.iter().find(|container| container["name"] == before["name"]) {
-                None => problems.forbidden(
-                    &path,
-                    format!("existing ephemeral containers {} may not be removed\n", before["name"].as_str().unwrap_or_default()),
-                ),
-                Some(same) if *same != before => problems.forbidden(
-                    &path,
-                    format!("existing ephemeral containers {} may not be changed\n", before["name"].as_str().unwrap_or_default()),
-                ),
+                None => problems.forbidden(&path, format!("existing ephemeral containers {} may not be removed\n", before["name"])),
+                Some(same) if *same != before => {
+                    problems.forbidden(&path, format!("existing ephemeral containers {} may not be changed\n", before["name"]))
+                }
                 Some(_) => {}
             }
         }

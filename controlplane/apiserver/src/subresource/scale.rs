@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use trierarch_api::managed_fields::{self, Model, scale as managers};
+use trierarch_api::merge::apply::{self, Writer};
+use trierarch_api::merge::field_set::FieldSet;
 use trierarch_api::merge::json as json_merge;
-use trierarch_api::{ApiError, Kind, Object, Path, Problems, Snapshot as _};
+use trierarch_api::{ApiError, Kind, Object, Path, Problems, Snapshot as _, schema};
 
-use crate::authenticate::Headers as _;
 use crate::dispatch::{Admitted, Answer};
-use crate::patch::Type;
-use crate::pipeline::{Ctx, decode};
+use crate::patch::{self, Type};
+use crate::pipeline::{Ctx, decode, metadata};
+use crate::read;
 use crate::write::{Source, Target, update};
-use crate::{negotiate, read};
 
 /// `GET`, `PUT` and `PATCH` of `scale`.
 pub(crate) async fn request(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result<Answer, ApiError> {
@@ -26,31 +28,42 @@ pub(crate) async fn request(admitted: &Admitted<'_>, kind: &Arc<Kind>) -> Result
     }
     let ctx = admitted.ctx()?;
     let object = if info.verb == "update" {
-        let scale = decode::any_body(admitted.call)?;
-        put(admitted.server, &ctx, kind, &info.namespace, &info.name, &move |_| Ok(scale.clone())).await?
+        let scale = decode::body(&ctx, &row(), admitted.call)?;
+        put(admitted.server, &ctx, kind, &info.namespace, &info.name, &Change::To(&move |_| Ok(scale.clone()))).await?
     } else {
-        let way = Type::parse(admitted.call.headers.get("content-type").unwrap_or_default())?;
+        let way = patch::way(admitted, &ctx)?;
         let body = admitted.call.body.clone();
-        let change = move |scale: &Value| match way {
-            Type::Json => json_merge::patch(scale, &body),
-            Type::Merge | Type::Strategic => {
+        if way == Type::Apply {
+            let config = patch::config(&body)?;
+            put(admitted.server, &ctx, kind, &info.namespace, &info.name, &Change::Applied(&config)).await?
+        } else {
+            let change = |scale: &Value| {
+                if way == Type::Json {
+                    return decode::patched(&ctx, &row(), json_merge::patch(scale, &body)?);
+                }
                 let patch: Value =
                     serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
                 let mut scale = scale.clone();
                 json_merge::merge(&mut scale, &patch);
-                Ok(scale)
-            }
-            Type::Apply => {
-                let patch = trierarch_api::decode::parse(&decode::yaml_to_json(&body)?)?.0;
-                let mut scale = scale.clone();
-                json_merge::merge(&mut scale, &patch);
-                Ok(scale)
-            }
-        };
-        put(admitted.server, &ctx, kind, &info.namespace, &info.name, &change).await?
+                decode::patched(&ctx, &row(), scale)
+            };
+            put(admitted.server, &ctx, kind, &info.namespace, &info.name, &Change::To(&change)).await?
+        }
     };
-    let _ = negotiate::JSON;
     Ok(Answer::document(200, &of(&object), chosen))
+}
+
+/// What a scale is checked against.
+fn row() -> Kind {
+    Kind::namespaced("autoscaling", "v1", "Scale", "scales", "scale")
+}
+
+/// How a scale changes.
+pub enum Change<'a> {
+    /// To what follows from the present one.
+    To(&'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync)),
+    /// By server-side apply of this configuration.
+    Applied(&'a Value),
 }
 
 /// Changes an object through its scale.
@@ -63,11 +76,11 @@ pub async fn put(
     kind: &Arc<Kind>,
     namespace: &str,
     name: &str,
-    change: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
+    change: &Change<'_>,
 ) -> Result<Arc<Object>, ApiError> {
     let apply = |old: Option<&Value>| {
         let old = old.ok_or_else(|| ApiError::not_found(&kind.group_resource(), name))?;
-        let scale = change(&scale_of(old))?;
+        let scale = changed(ctx, kind, old, change)?;
         let stated = scale["metadata"]["name"].as_str().unwrap_or_default();
         if !stated.is_empty() && stated != name {
             return Err(ApiError::bad_request(format!("the name of the object ({stated}) does not match the name on the URL ({name})")));
@@ -76,8 +89,7 @@ pub async fn put(
         if replicas < 0 {
             let mut problems = Problems::default();
             problems.invalid(&Path::new("spec").child("replicas"), replicas, "must be greater than or equal to 0");
-            let row = Kind { kind: "Scale".into(), group: "autoscaling".into(), ..(**kind).clone() };
-            return Err(ApiError::invalid(&row, name, &problems));
+            return Err(ApiError::invalid(&row(), name, &problems));
         }
         let mut new = old.clone();
         new["spec"]["replicas"] = json!(replicas);
@@ -86,10 +98,40 @@ pub async fn put(
                 new["metadata"][field] = json!(stated);
             }
         }
+        let managers =
+            managers::to_parent(old["metadata"].get("managedFields"), scale["metadata"].get("managedFields"), &kind.api_version());
+        match managers {
+            Some(list) => metadata::of(&mut new).insert("managedFields".to_owned(), list),
+            None => metadata::of(&mut new).remove("managedFields"),
+        };
         Ok(new)
     };
     let target = Target { kind, namespace, name, sub: None };
-    Ok(update(server, ctx, &target, Source::From(&apply)).await?.object)
+    Ok(update(server, ctx, &target, Source::Applied(&apply)).await?.object)
+}
+
+/// The new scale of an object, with who owns its replicas.
+fn changed(ctx: &Ctx, kind: &Kind, parent: &Value, change: &Change<'_>) -> Result<Value, ApiError> {
+    let schema = schema::named("autoscaling.v1.Scale").ok_or_else(|| ApiError::internal("no schema of Scale"))?;
+    let model = Model { schema: &schema, api_version: managers::API_VERSION, kind: "Scale", reset: FieldSet::default() };
+    let writer = Writer { manager: &ctx.field_manager, subresource: "scale", now: ctx.now };
+    let mut old = scale_of(parent);
+    if let Some(list) = managers::of_parent(parent["metadata"].get("managedFields"), &kind.api_version()) {
+        metadata::of(&mut old).insert("managedFields".to_owned(), list);
+    }
+    let read = |mut scale: Value| {
+        trierarch_api::decode::typed(&schema, &mut scale, &mut Vec::new())
+            .map_err(|why| ApiError::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {why}")))?;
+        Ok::<Value, ApiError>(scale)
+    };
+    match change {
+        Change::To(change) => {
+            let mut new = read(change(&old)?)?;
+            managed_fields::track(&model, Some(&old), &mut new, &writer);
+            Ok(new)
+        }
+        Change::Applied(config) => read(apply::to(&model, Some(&old), config, &writer, ctx.force)?),
+    }
 }
 
 /// An object's scale.

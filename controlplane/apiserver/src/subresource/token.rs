@@ -1,7 +1,7 @@
 //! `token`: a service account token on request (`Spec:` authentication.k8s.io/v1 TokenRequest).
 
 use serde_json::{Value, json};
-use trierarch_api::{ApiError, GroupResource, Path, Problems, Reason, Snapshot as _};
+use trierarch_api::{ApiError, GroupResource, Kind, Path, Problems, Snapshot as _};
 
 use crate::authenticate::token::{Audiences, Claims, Private, Reference};
 use crate::dispatch::{Admitted, Answer};
@@ -24,6 +24,12 @@ pub(crate) async fn request(admitted: &Admitted<'_>) -> Result<Answer, ApiError>
     let snapshot = admitted.server.fresh_snapshot(admitted.deadline).await?;
     let account = snapshot.get(&ACCOUNTS, namespace, name).ok_or_else(|| ApiError::not_found(&ACCOUNTS, name))?;
     let seconds = spec["expirationSeconds"].as_i64().unwrap_or(SECONDS_DEFAULT);
+    let stated = asked["metadata"]["name"].as_str().unwrap_or_default();
+    if !stated.is_empty() && stated != name {
+        let mut problems = Problems::default();
+        problems.invalid(&Path::new("metadata").child("name"), stated, "must match the service account name if specified");
+        return Err(ApiError::invalid(&question(), name, &problems));
+    }
     check(seconds)?;
     let settings = &admitted.server.settings.service_account;
     let mut audiences: Vec<String> =
@@ -60,7 +66,8 @@ pub(crate) async fn request(admitted: &Admitted<'_>) -> Result<Answer, ApiError>
     let expires = jiff::Timestamp::from_second(now + seconds).unwrap_or(jiff::Timestamp::MAX);
     asked["kind"] = json!("TokenRequest");
     asked["apiVersion"] = json!("authentication.k8s.io/v1");
-    asked["metadata"] = json!({ "name": name, "namespace": namespace, "creationTimestamp": crate::clock::now_seconds().to_string() });
+    let created = crate::clock::now_seconds().to_string();
+    asked["metadata"] = json!({ "name": name, "namespace": namespace, "uid": account.uid.0, "creationTimestamp": created });
     if !asked["spec"].is_object() {
         asked["spec"] = json!({});
     }
@@ -82,14 +89,12 @@ fn check(seconds: i64) -> Result<(), ApiError> {
     if seconds > SECONDS_MAX {
         problems.invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds");
     }
-    match problems.0.first() {
-        None => Ok(()),
-        Some(problem) => Err(ApiError {
-            group: "authentication.k8s.io".to_owned(),
-            kind: "TokenRequest".to_owned(),
-            ..ApiError::new(Reason::Invalid, format!("TokenRequest.authentication.k8s.io \"\" is invalid: {problem}"))
-        }),
-    }
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(&question(), "", &problems)) }
+}
+
+/// The row that errors about a request for a token name.
+fn question() -> Kind {
+    Kind::namespaced("authentication.k8s.io", "v1", "TokenRequest", "tokenrequests", "tokenrequest")
 }
 
 fn bind(
@@ -138,7 +143,11 @@ fn bind(
             let node = find("nodes", "")?;
             private.node = Some(Reference { name: name.to_owned(), uid: node.uid.0.clone() });
         }
-        other => return Err(ApiError::bad_request(format!("cannot bind token to object of type {other}"))),
+        other => {
+            let version = text("apiVersion");
+            let group_version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+            return Err(ApiError::bad_request(format!("cannot bind token to object of type {group_version}, Kind={other}")));
+        }
     }
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! A server on port 0 over a one-member store, with certificates of its own.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+pub mod client;
+
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +32,10 @@ pub struct Standalone {
     pub admin: CertificateDer<'static>,
     /// Its key.
     pub admin_key: Vec<u8>,
+    /// A certificate of the same administrator that is over, and its key.
+    pub expired: (CertificateDer<'static>, Vec<u8>),
+    /// One that another authority of the same name signed, and its key.
+    pub forged: (CertificateDer<'static>, Vec<u8>),
     store: Store,
 }
 
@@ -42,12 +50,17 @@ fn leaf(name: &str, group: Option<&str>, usage: ExtendedKeyUsagePurpose) -> Cert
     params
 }
 
+fn authority() -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.distinguished_name.push(DnType::CommonName, "test authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
 impl Standalone {
     /// Starts on a port, 0 for any.
     pub async fn start(data_dir: &std::path::Path, port: u16) -> Self {
-        let mut ca_params = CertificateParams::new(Vec::new()).expect("no names");
-        ca_params.distinguished_name.push(DnType::CommonName, "test authority");
-        ca_params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_params = authority();
         let ca_key = KeyPair::generate().expect("a key");
         let ca = ca_params.self_signed(&ca_key).expect("an authority");
         let issuer = Issuer::new(ca_params, ca_key);
@@ -58,6 +71,14 @@ impl Standalone {
         };
         let (server_cert, server_key) = sign(leaf("kube-apiserver", None, ExtendedKeyUsagePurpose::ServerAuth));
         let (admin, admin_key) = sign(leaf("admin", Some("system:masters"), ExtendedKeyUsagePurpose::ClientAuth));
+        let mut over = leaf("admin", Some("system:masters"), ExtendedKeyUsagePurpose::ClientAuth);
+        over.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        over.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        let (expired, expired_key) = sign(over);
+        let stranger = Issuer::new(authority(), KeyPair::generate().expect("a key"));
+        let forged_key = KeyPair::generate().expect("a key");
+        let forged = leaf("admin", Some("system:masters"), ExtendedKeyUsagePurpose::ClientAuth);
+        let forged = forged.signed_by(&forged_key, &stranger).expect("a certificate");
         let authorities = vec![ca.der().clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
         let tls = trierarch_apiserver::server::tls_config(vec![server_cert.der().clone()], key, &authorities).expect("a TLS configuration");
@@ -77,6 +98,8 @@ impl Standalone {
             audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
         };
         let mut settings = Settings::new(keys, Arc::new(ArcSwap::from_pointee(agent_client)));
+        // upstream's value; clusters of ours have their own
+        settings.toleration_seconds = 300;
         settings.client_ca = authorities;
         settings.cluster_ca_pem = ca.pem();
         let store = Store::open(StoreConfig::new(1, data_dir)).await.expect("the store opens");
@@ -106,6 +129,8 @@ impl Standalone {
             ca: ca.der().clone(),
             admin: admin.der().clone(),
             admin_key: admin_key.serialize_der(),
+            expired: (expired.der().clone(), expired_key.serialize_der()),
+            forged: (forged.der().clone(), forged_key.serialize_der()),
             handle,
             store,
         }
