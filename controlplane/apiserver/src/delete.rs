@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn namespaces_wait_for_their_finalizers() {
-        let full = json!({"metadata": {"namespace": null}, "spec": {"finalizers": ["kubernetes"]}});
+        let full = json!({"metadata": {"namespace": ""}, "spec": {"finalizers": ["kubernetes"]}});
         let Step::Mark(marked) = check("namespaces", full, DeleteOptions::default()) else { panic!("is marked") };
         assert_eq!(marked["status"]["phase"], "Terminating");
         assert_eq!(check("namespaces", marked.clone(), DeleteOptions::default()), Step::Nothing);
