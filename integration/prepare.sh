@@ -39,6 +39,7 @@ prepare_node() {
 
 # What the tests use beside that.
 prepare_tests() {
-  install_missing nft:nftables ip:iproute2 skopeo:skopeo redis-server:redis-server /bin/busybox:busybox-static curl:curl conntrack:conntrack \
-    kubectl:kubernetes-client
+  # Debian's kubectl is old (1.20); one that is there already is left alone, and both will do
+  install_missing nft:nftables ip:iproute2 skopeo:skopeo /bin/busybox:busybox-static conntrack:conntrack \
+    mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs losetup:mount setpriv:util-linux kubectl:kubernetes-client
 }

@@ -10,15 +10,65 @@ use serde_json::Value;
 pub struct Cluster {
     binary: PathBuf,
     data_dir: PathBuf,
-    kubectl: PathBuf,
+    kubectl: Kubectl,
     up: bool,
 }
 
-/// The program under test: beside the test's own executable, where cargo puts both.
+/// The real kubectl on a cluster; for threads of its own.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    data_dir: PathBuf,
+    /// Before 1.25 it validates by itself, with a form of the schema that only old servers have.
+    validates_itself: bool,
+}
+
+impl Kubectl {
+    fn find(data_dir: &Path) -> Result<Self> {
+        let program = std::env::var_os("KUBECTL").map_or_else(|| PathBuf::from("kubectl"), PathBuf::from);
+        let printed = succeed(Command::new(&program).args(["version", "--client", "-o", "json"]))?;
+        let version: Value = serde_json::from_str(&printed)?;
+        let minor = version.pointer("/clientVersion/minor").and_then(Value::as_str).unwrap_or_default();
+        let minor: u32 =
+            minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().with_context(|| format!("which version is {printed}?"))?;
+        Ok(Self { program, data_dir: data_dir.to_owned(), validates_itself: minor < 25 })
+    }
+
+    /// It with these arguments.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env("KUBECONFIG", self.data_dir.join("kubeconfig")).env("HOME", &self.data_dir);
+        if self.validates_itself && matches!(arguments.first(), Some(&"apply" | &"create" | &"replace")) && arguments.contains(&"-f") {
+            command.arg("--validate=false");
+        }
+        command
+    }
+
+    /// Creates what a manifest describes.
+    ///
+    /// # Errors
+    /// With what kubectl printed.
+    pub fn create_text(&self, manifest: &str) -> Result<String> {
+        let mut command = self.command(&["create", "-f", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // a kubectl that ends early says why on its standard error
+        let _written = std::io::Write::write_all(&mut child.stdin.take().context("its input is piped")?, manifest.as_bytes());
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("kubectl create ended with {}:\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+        }
+        Ok(text(&output.stdout))
+    }
+}
+
+/// The program under test: beside the test's own executable, where cargo puts both, unless `TRIERARCH_BINARY` names another.
 ///
 /// # Errors
 /// When it has not been built.
 pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TRIERARCH_BINARY") {
+        return Ok(path.into());
+    }
     let own = std::env::current_exe()?;
     let path = own.ancestors().nth(2).context("the test runs from a target directory")?.join("trierarch");
     if !path.is_file() {
@@ -66,13 +116,24 @@ impl Cluster {
     /// # Errors
     /// With what `up` printed.
     pub fn up(name: &str, data_dir: &Path, options: &[&str]) -> Result<Self> {
-        let kubectl = std::env::var_os("KUBECTL").map_or_else(|| PathBuf::from("kubectl"), PathBuf::from);
-        let mut cluster = Self { binary: binary()?, data_dir: data_dir.to_owned(), kubectl, up: false };
+        let mut cluster = Self { binary: binary()?, data_dir: data_dir.to_owned(), kubectl: Kubectl::find(data_dir)?, up: false };
         let mut command = cluster.trierarch(&["up", "--name", name]);
         command.args(options);
         succeed(&mut command)?;
         cluster.up = true;
         Ok(cluster)
+    }
+
+    /// Takes down and removes what an earlier run left in `data_dir`, whatever state it is in.
+    ///
+    /// # Errors
+    /// With what `down` printed.
+    pub fn remove_leftovers(data_dir: &Path) -> Result<()> {
+        if data_dir.exists() {
+            succeed(Command::new(binary()?).args(["down", "--images"]).env("TRIERARCH_DATA_DIR", data_dir))?;
+            std::fs::remove_dir_all(data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
+        }
+        Ok(())
     }
 
     /// The program with these arguments, on this cluster.
@@ -82,11 +143,30 @@ impl Cluster {
         command
     }
 
+    /// The real kubectl on this cluster, for another thread.
+    pub fn client(&self) -> Kubectl {
+        self.kubectl.clone()
+    }
+
     /// The real kubectl with these arguments, on this cluster.
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.kubectl);
-        command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.data_dir);
-        command
+        self.kubectl.command(arguments)
+    }
+
+    /// Applies a file or a folder.
+    ///
+    /// # Errors
+    /// With what kubectl printed.
+    pub fn apply(&self, path: &Path) -> Result<String> {
+        self.kubectl(&["apply", "-f", path.to_str().context("the path is text")?])
+    }
+
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// With what kubectl printed.
+    pub fn create(&self, object: &Value) -> Result<String> {
+        self.kubectl.create_text(&object.to_string())
     }
 
     /// What kubectl prints; it must succeed.

@@ -27,6 +27,11 @@ impl<S> Steps<S> {
         if self.filter.as_ref().is_some_and(|part| !name.contains(part.as_str())) {
             return self;
         }
+        self.always(name, run)
+    }
+
+    /// Runs one step whatever was chosen.
+    pub fn always(&mut self, name: &str, run: impl FnOnce(&mut S) -> Result<()>) -> &mut Self {
         let start = wait::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut self.state))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -53,11 +58,16 @@ impl<S> Steps<S> {
 
     /// Prints the result and drops the state.
     pub fn finish(self) -> ExitCode {
+        self.report().0
+    }
+
+    /// Prints the result and hands the state back.
+    pub fn report(self) -> (ExitCode, S) {
         let word = if self.failed.is_empty() { "ok" } else { "FAILED" };
         for name in &self.failed {
             println!("failed: {name}");
         }
         println!("\ntest result: {word}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out", self.passed, self.failed.len());
-        if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        (if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }, self.state)
     }
 }
