@@ -11,6 +11,7 @@ use openraft::raft::ReadPolicy;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::command::{Command, NodeId, Outcome};
 use crate::network::client::{CallError, Peers};
 use crate::network::messages::{Request, Response};
@@ -38,6 +39,10 @@ pub(crate) struct Core {
     pub(crate) disk_full: parking_lot::Mutex<Option<String>>,
     /// Why raft has stopped on this member for good, if so.
     pub(crate) read_only: parking_lot::Mutex<Option<String>>,
+    /// Why the group can decide nothing at the moment, if so.
+    pub(crate) no_quorum: watch::Receiver<Option<String>>,
+    /// When a leader was last heard.
+    pub(crate) heard: parking_lot::Mutex<Instant>,
 }
 
 /// What became of one attempt to have the leader do something.
@@ -90,9 +95,13 @@ impl Core {
     ) -> Result<T, StoreError> {
         let (mut unclear, mut fresh) = (false, true);
         let mut leadership = self.leadership.clone();
+        let mut no_quorum = self.no_quorum.clone();
         loop {
             if self.closing.is_cancelled() {
                 return Err(StoreError::Closed);
+            }
+            if let Some(reason) = no_quorum.borrow_and_update().clone() {
+                return Err(if unclear { StoreError::OutcomeUnknown } else { StoreError::Unavailable(reason) });
             }
             let leader = leadership.borrow_and_update().leader;
             if leader.is_none()
@@ -104,6 +113,13 @@ impl Core {
                 None => Attempt::Again,
                 Some(leader) => {
                     let asking = self.ask_leader(leader, request(fresh), &mut leadership);
+                    let asking = async {
+                        tokio::select! {
+                            attempt = asking => attempt,
+                            // a leader that nobody hears answers nothing
+                            Ok(_) = no_quorum.wait_for(Option::is_some) => Attempt::Unclear,
+                        }
+                    };
                     match tokio::time::timeout_at(deadline.into(), asking).await {
                         // the request may still be on its way
                         Err(_elapsed) => return Err(StoreError::OutcomeUnknown),
@@ -249,6 +265,11 @@ impl Core {
             Err(StoreError::OutcomeUnknown) => Err(StoreError::Unavailable("the leader did not answer".into())),
             other => other,
         }
+    }
+
+    /// A leader has spoken.
+    pub(crate) fn hear(&self) {
+        *self.heard.lock() = clock::now();
     }
 
     /// How many fsyncs of the log there were.

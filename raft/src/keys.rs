@@ -10,6 +10,8 @@ pub(crate) const LOG_VOTE: &[u8] = b"vote";
 pub(crate) const LOG_COMMITTED: &[u8] = b"committed";
 /// `LogColumn::Meta`: the last purged log id.
 pub(crate) const LOG_PURGED: &[u8] = b"purged";
+/// `LogColumn::Meta`: whose log this is.
+pub(crate) const LOG_OWNER: &[u8] = b"owner";
 /// `StateColumn::Meta`: the only row.
 pub(crate) const STATE_META: &[u8] = b"state";
 

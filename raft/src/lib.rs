@@ -23,6 +23,7 @@ mod members;
 mod network;
 mod open;
 mod past;
+mod quorum;
 mod raft_types;
 mod read_index;
 mod records;

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::columns::LogColumn;
 use crate::keys;
 use crate::raft_types::{Entry, LogId, TypeConfig, Vote};
-use crate::records::{self, EntryRecord, LogIdRecord, VoteRecord};
+use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, VoteRecord};
 use crate::store::OpenError;
 
 /// The newest entries stay in memory, so that replication and apply do not read what was just written.
@@ -110,6 +110,33 @@ impl LogStore {
             _closed: closed,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Makes this log `owner`'s, or checks that it is.
+    ///
+    /// # Errors
+    /// It is another member's, or another cluster's; or the disk fails.
+    pub(crate) fn claim(&self, owner: &LogOwner) -> Result<(), OpenError> {
+        let failed = |reason: String| OpenError { path: self.inner.path.clone(), reason };
+        let inner = &self.inner;
+        let known = inner.db.get_cf(inner.column(LogColumn::Meta), keys::LOG_OWNER).map_err(|error| failed(open_failure(&error)))?;
+        let Some(known) = known else {
+            inner.put_meta(keys::LOG_OWNER, &records::encode(owner)).map_err(|error| failed(error.to_string()))?;
+            return inner.db.flush_wal(true).map_err(|error| failed(open_failure(&error)));
+        };
+        let known: LogOwner = records::decode(&known).map_err(|error| failed(damage(&error.to_string())))?;
+        if known == *owner {
+            return Ok(());
+        }
+        Err(failed(format!(
+            "it belongs to member {} of cluster {:?}, but this is member {} of cluster {:?}; use the right directory, or an empty one",
+            known.node_id, known.cluster_id, owner.node_id, owner.cluster_id
+        )))
+    }
+
+    /// Whether the log still holds everything from its beginning.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.inner.tail.lock().purged.is_none()
     }
 
     /// Bytes appended since the program started, for deciding when to take a snapshot.
@@ -249,10 +276,18 @@ pub(crate) fn open_failure(error: &rocksdb::Error) -> String {
     }
 }
 
+/// How the text of damage begins.
+const DAMAGE: &str = "the data is damaged";
+
+/// Whether it did not open because it is damaged.
+pub(crate) fn is_damage(error: &OpenError) -> bool {
+    error.reason.starts_with(DAMAGE)
+}
+
 /// What to do about a damaged member.
 pub(crate) fn damage(text: &str) -> String {
     format!(
-        "the data is damaged ({text}); keep a copy of the directory, remove this member from the cluster, and add it again with an empty directory and a new id"
+        "{DAMAGE} ({text}); keep a copy of the directory, remove this member from the cluster, and add it again with an empty directory and a new id"
     )
 }
 

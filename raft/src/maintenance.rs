@@ -100,13 +100,7 @@ pub(crate) async fn watch_disk(core: Arc<Core>) {
         let full = core.disk_full.lock().is_some();
         if full || looked_at != Some(appended) {
             looked_at = Some(appended);
-            let now = match nix::sys::statvfs::statvfs(&core.config.data_dir) {
-                Ok(stat) => disk_full(stat.blocks_available().saturating_mul(stat.fragment_size()), &core.config.data_dir),
-                Err(error) => {
-                    tracing::warn!(path = %core.config.data_dir.display(), %error, "Could not look at the disk");
-                    None
-                }
-            };
+            let now = look_at_disk(&core);
             if now.is_some() != full {
                 tracing::warn!(path = %core.config.data_dir.display(), full = now.is_some(), "The disk's state changed");
             }
@@ -115,6 +109,17 @@ pub(crate) async fn watch_disk(core: Arc<Core>) {
         tokio::select! {
             () = tokio::time::sleep(DISK_PAUSE) => {}
             () = core.closing.cancelled() => return,
+        }
+    }
+}
+
+/// Why nothing may be written to the disk as it is now, if so.
+pub(crate) fn look_at_disk(core: &Core) -> Option<String> {
+    match nix::sys::statvfs::statvfs(&core.config.data_dir) {
+        Ok(stat) => disk_full(stat.blocks_available().saturating_mul(stat.fragment_size()), &core.config.data_dir),
+        Err(error) => {
+            tracing::warn!(path = %core.config.data_dir.display(), %error, "Could not look at the disk");
+            None
         }
     }
 }

@@ -172,6 +172,16 @@ fn living(metrics: &Metrics) -> BTreeSet<NodeId> {
         .collect()
 }
 
+/// The voters that live as the leader hears them; nobody on another member.
+pub(crate) fn answering(core: &Core) -> BTreeSet<NodeId> {
+    let (metrics, own_id) = (core.metrics(), core.config.node_id);
+    if metrics.current_leader != Some(own_id) {
+        return BTreeSet::new();
+    }
+    let living = living(&metrics);
+    metrics.membership_config.membership().voter_ids().filter(|id| *id == own_id || living.contains(id)).collect()
+}
+
 /// Why removing `id` would leave a group that cannot commit, if so.
 fn loses_quorum(own_id: NodeId, voters: &BTreeSet<NodeId>, living: &BTreeSet<NodeId>, id: NodeId) -> Option<String> {
     let remaining: Vec<NodeId> = voters.iter().copied().filter(|voter| *voter != id).collect();

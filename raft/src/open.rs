@@ -7,15 +7,17 @@ use std::sync::Arc;
 use openraft::SnapshotPolicy;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::core::Core;
 use crate::drop_signal::DropSignal;
-use crate::log_store::{LogStore, damage};
+use crate::log_store::{LogStore, damage, is_damage};
 use crate::maintenance;
 use crate::network::client::{ClientFactory, Peers};
 use crate::network::server;
+use crate::quorum;
 use crate::raft_types::Raft;
+use crate::records::LogOwner;
 use crate::state_db::StateDb;
 use crate::state_machine::StateMachine;
 use crate::store::{Leadership, OpenError, StoreConfig};
@@ -43,20 +45,37 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     let (state_open, state_closed) = DropSignal::new();
     let opening = {
         let data_dir = data_dir.clone();
+        let owner = LogOwner { cluster_id: config.cluster_id.clone(), node_id: config.node_id };
         move || -> Result<(LogStore, StateMachine), OpenError> {
             let snapshots_dir = data_dir.join("snapshots");
             let at = |error: std::io::Error| OpenError { path: data_dir.clone(), reason: error.to_string() };
             fs::create_dir_all(&data_dir).map_err(at)?;
             // the lock of the log comes first: nothing of a running member is touched
             let log = LogStore::open(&data_dir.join("log"), Some(log_open))?;
+            log.claim(&owner)?;
             if snapshots_dir.exists() {
                 fs::remove_dir_all(&snapshots_dir).map_err(at)?;
             }
             let state_dir = data_dir.join("state");
-            let state = StateDb::open_current(&state_dir, Some(state_open))?;
-            let state_machine = StateMachine::new(state, snapshots_dir, follow_core_applied)
-                .map_err(|error| OpenError { path: state_dir, reason: damage(&error.to_string()) })?;
-            Ok((log, state_machine))
+            let (state_open, log_is_complete) = (parking_lot::Mutex::new(Some(state_open)), log.is_complete());
+            let open_state = || -> Result<_, OpenError> {
+                let state = StateDb::open_current(&state_dir, None)?;
+                let damaged = |error: std::io::Error| OpenError { path: state_dir.clone(), reason: damage(&error.to_string()) };
+                let loaded = state.load().map_err(damaged)?;
+                state.tell_when_closed(state_open.lock().take());
+                Ok((state, loaded))
+            };
+            let opened = match open_state() {
+                Err(error) if is_damage(&error) && log_is_complete => {
+                    let aside = data_dir.join(format!("state.damaged.{}", clock::now_unix_ms()));
+                    tracing::warn!(path = %aside.display(), %error, "The state is damaged, building it again from the whole log");
+                    fs::rename(&state_dir, &aside).map_err(at)?;
+                    open_state()
+                }
+                opened => opened,
+            };
+            let (state, loaded) = opened?;
+            Ok((log, StateMachine::with_loaded(state, loaded, snapshots_dir, follow_core_applied)))
         }
     };
     let (log, state_machine) = tokio::task::spawn_blocking(opening).await.map_err(|error| failed(error.to_string()))??;
@@ -75,17 +94,20 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
         .await
         .map_err(|error| failed(damage(&error.to_string())))?;
     let (leadership, follow_leadership) = watch::channel(Leadership::default());
+    let (no_quorum, follow_no_quorum) = watch::channel(None);
     let core = Arc::new(Core {
         config,
         raft: raft.clone(),
+        closing: shared.closing.clone(),
         shared,
         peers,
         leadership: follow_leadership,
-        closing: CancellationToken::new(),
         appended_bytes,
         syncs,
         disk_full: parking_lot::Mutex::default(),
         read_only: parking_lot::Mutex::default(),
+        no_quorum: follow_no_quorum,
+        heard: parking_lot::Mutex::new(clock::now()),
     });
     let on_failure = {
         let core = Arc::downgrade(&core);
@@ -102,6 +124,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     tokio::spawn(maintenance::bound_log(Arc::clone(&core)));
     tokio::spawn(maintenance::bound_history(Arc::clone(&core)));
     tokio::spawn(maintenance::watch_disk(Arc::clone(&core)));
+    tokio::spawn(quorum::watch_quorum(Arc::clone(&core), no_quorum));
     Ok(Opened { core, peer_address, databases_closed: vec![log_closed, state_closed] })
 }
 

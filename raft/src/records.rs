@@ -42,6 +42,13 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     }
 }
 
+/// Whose log it is: a directory that was put in the wrong place must not speak for another member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogOwner {
+    pub(crate) cluster_id: String,
+    pub(crate) node_id: NodeId,
+}
+
 /// A position in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct LogIdRecord {

@@ -82,6 +82,11 @@ impl StateDb {
         Ok(Self { db, path: path.to_owned(), obsolete: AtomicBool::new(false), closed: parking_lot::Mutex::new(closed) })
     }
 
+    /// Tells `closed` when the last generation is closed.
+    pub(crate) fn tell_when_closed(&self, closed: Option<DropSignal>) {
+        *self.closed.lock() = closed;
+    }
+
     /// Moves the database in `incoming` into place as the next generation of this one, and opens it.
     ///
     /// # Errors
@@ -176,12 +181,19 @@ impl StateDb {
     /// Writes a batch together with its position: readable at once, durable with the next flush.
     ///
     /// # Errors
-    /// Of RocksDB.
-    pub(crate) fn write(&self, mut batch: WriteBatch, meta: &StateMeta) -> io::Result<()> {
+    /// Of RocksDB. `WouldBlock`: a flush has to end first; nothing was written, the batch may be written again.
+    pub(crate) fn write(&self, batch: &WriteBatch, meta: &StateMeta) -> io::Result<()> {
+        // RocksDB takes it away, and it may be needed again
+        let mut batch = WriteBatch::from_data(batch.data());
         batch.put_cf(self.column(StateColumn::Meta), keys::STATE_META, records::encode(meta));
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(|error| self.error(error))
+        // on a full disk it would wait for room without end, and nobody could close it
+        options.set_no_slowdown(true);
+        self.db.write_opt(batch, &options).map_err(|error| match error.kind() {
+            rocksdb::ErrorKind::Incomplete => io::Error::from(io::ErrorKind::WouldBlock),
+            _ => self.error(error),
+        })
     }
 
     /// Makes everything written so far durable.

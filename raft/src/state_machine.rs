@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use openraft::OptionalSend;
@@ -12,6 +13,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::RwLock;
 use rocksdb::WriteBatch;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, Decision, Position, State, Write};
 use crate::command::{Command, Outcome, Revision};
@@ -25,6 +27,8 @@ use crate::watch::{Event, Hub};
 /// Entries and bytes of changes that are written, shown and answered together.
 const BATCH_ENTRIES_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 2 << 20;
+/// How long to wait for a flush before writing again.
+const WRITE_PAUSE: Duration = Duration::from_millis(2);
 
 /// How far apply has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub(crate) struct Shared {
     compacted: AtomicU64,
     forgotten_index: AtomicU64,
     applied: watch::Sender<Applied>,
+    /// The store closes.
+    pub(crate) closing: CancellationToken,
 }
 
 impl Shared {
@@ -112,8 +118,19 @@ impl StateMachine {
     ///
     /// # Errors
     /// Damaged rows.
+    #[cfg(test)]
     pub(crate) fn new(db: StateDb, snapshots_dir: PathBuf, core_applied: watch::Receiver<Option<u64>>) -> io::Result<Self> {
-        let (state, meta) = db.load()?;
+        let loaded = db.load()?;
+        Ok(Self::with_loaded(db, loaded, snapshots_dir, core_applied))
+    }
+
+    /// The state machine over an opened `state/` and what was loaded from it.
+    pub(crate) fn with_loaded(
+        db: StateDb,
+        (state, meta): (State, StateMeta),
+        snapshots_dir: PathBuf,
+        core_applied: watch::Receiver<Option<u64>>,
+    ) -> Self {
         let applied = Applied { index: meta.applied.map_or(0, |id| id.index), revision: meta.revision };
         let shared = Shared {
             db: RwLock::new(Some(Arc::new(db))),
@@ -122,8 +139,9 @@ impl StateMachine {
             compacted: AtomicU64::new(meta.compacted),
             forgotten_index: AtomicU64::new(meta.forgotten_index),
             applied: watch::Sender::new(applied),
+            closing: CancellationToken::new(),
         };
-        Ok(Self { shared: Arc::new(shared), state, meta, snapshots_dir, snapshot: Arc::default(), core_applied })
+        Self { shared: Arc::new(shared), state, meta, snapshots_dir, snapshot: Arc::default(), core_applied }
     }
 
     /// What it shows.
@@ -131,7 +149,7 @@ impl StateMachine {
         Arc::clone(&self.shared)
     }
 
-    fn apply_entry(&mut self, db: &StateDb, batch: &mut Batch, entry: Entry) -> io::Result<Outcome> {
+    async fn apply_entry(&mut self, db: &StateDb, batch: &mut Batch, entry: Entry) -> io::Result<Outcome> {
         let at = Position { term: **entry.log_id.committed_leader_id(), index: entry.log_id.index() };
         let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::Nothing,
@@ -151,7 +169,7 @@ impl StateMachine {
                 Command::Compact { upto } => {
                     // the rows to look at must be readable
                     self.meta.applied = Some(entry.log_id.into());
-                    self.commit(db, std::mem::take(batch))?;
+                    self.commit(db, std::mem::take(batch)).await?;
                     self.compact(db, batch, upto)?;
                     Outcome::Nothing
                 }
@@ -185,9 +203,14 @@ impl StateMachine {
         Ok(())
     }
 
-    /// Writes what was collected and shows it.
-    fn commit(&self, db: &StateDb, batch: Batch) -> io::Result<()> {
-        db.write(batch.rows, &self.meta)?;
+    /// Writes what was collected, waiting for room if need be, and shows it.
+    async fn commit(&self, db: &StateDb, batch: Batch) -> io::Result<()> {
+        while let Err(error) = db.write(&batch.rows, &self.meta) {
+            if error.kind() != io::ErrorKind::WouldBlock || self.shared.closing.is_cancelled() {
+                return Err(error);
+            }
+            tokio::time::sleep(WRITE_PAUSE).await;
+        }
         *self.shared.view.write() = self.state.view.clone();
         let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };
         self.shared.forgotten_index.store(self.meta.forgotten_index, Ordering::Release);
@@ -216,16 +239,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut batch = Batch::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            let outcome = self.apply_entry(&db, &mut batch, entry)?;
+            let outcome = self.apply_entry(&db, &mut batch, entry).await?;
             if let Some(responder) = responder {
                 batch.answers.push((responder, outcome));
             }
             if batch.entries >= BATCH_ENTRIES_MAX || batch.rows.size_in_bytes() >= BATCH_BYTES_MAX {
-                self.commit(&db, std::mem::take(&mut batch))?;
+                self.commit(&db, std::mem::take(&mut batch)).await?;
             }
         }
         if batch.entries > 0 {
-            self.commit(&db, batch)?;
+            self.commit(&db, batch).await?;
         }
         Ok(())
     }

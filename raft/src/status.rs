@@ -38,5 +38,7 @@ pub(crate) fn status(core: &Core) -> Status {
             .collect(),
         matched: metrics.replication.iter().flatten().map(|(id, matched)| (*id, matched.map_or(0, |id| id.index()))).collect(),
         log_syncs: core.syncs(),
+        no_quorum: core.no_quorum.borrow().clone(),
+        read_only: core.disk_full.lock().clone().or_else(|| core.read_only.lock().clone()),
     }
 }

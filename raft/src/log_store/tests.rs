@@ -155,3 +155,41 @@ async fn a_missing_entry_is_damage() {
     let error = LogStore::open(dir.path(), None).err().unwrap();
     assert!(error.reason.contains("entry 5 is missing"), "{error}");
 }
+
+#[tokio::test]
+async fn a_flipped_bit_is_never_served() {
+    let dir = TempDir::new().unwrap();
+    let whole = dir.path().join("whole");
+    {
+        let mut log = LogStore::open(&whole, None).unwrap();
+        for index in 0..20 {
+            append(&mut log, [entry(index, 500)]).await;
+        }
+    }
+    let bytes = std::fs::read(wal(&whole)).unwrap();
+    let mut refused = 0;
+    for offset in (0..bytes.len()).step_by(bytes.len() / 97) {
+        let damaged = dir.path().join(offset.to_string());
+        std::fs::create_dir(&damaged).unwrap();
+        for file in std::fs::read_dir(&whole).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), damaged.join(file.file_name())).unwrap();
+        }
+        let mut changed = bytes.clone();
+        changed[offset] ^= 0x10;
+        std::fs::write(wal(&damaged), changed).unwrap();
+        match LogStore::open(&damaged, None) {
+            Err(error) => {
+                assert!(error.reason.contains("damaged"), "{error}");
+                refused += 1;
+            }
+            Ok(mut log) => {
+                let found = log.try_get_log_entries(..).await.unwrap();
+                // only the very end may look like a write that a crash has cut off
+                assert!(found.len() >= 19, "{} entries are left after damage at {offset} of {}", found.len(), bytes.len());
+                assert!((0..).zip(&found).all(|(index, found)| *found == entry(index, 500)), "damage at {offset} was served");
+            }
+        }
+    }
+    assert!(refused > 60, "{refused} of 98 were noticed");
+}

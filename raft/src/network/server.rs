@@ -172,6 +172,7 @@ impl Connection {
     }
 
     async fn append_next(&mut self, id: u64, session: u64, append: Append) {
+        self.core.hear();
         let request = match append_request(append) {
             Ok(request) => request,
             Err(error) => return self.respond(id, &Response::Failed(error.to_string())),
@@ -296,6 +297,7 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
     let failed = |error: &dyn std::fmt::Display| Response::Failed(error.to_string());
     match request {
         Request::AppendOne(append) => {
+            core.hear();
             let request = append_request(append).map_err(|error| failed(&error))?;
             let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;

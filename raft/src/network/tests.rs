@@ -82,8 +82,13 @@ impl Authority {
     }
 
     fn tls(&self) -> PeerTls {
+        self.tls_until(4096)
+    }
+
+    fn tls_until(&self, year: i32) -> PeerTls {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let mut roots = RootCertStore::empty();
@@ -136,4 +141,20 @@ async fn members_talk_over_mutual_tls_and_to_nobody_else() {
     assert!(Link::connect(&address, &hello("ours", 1), Some(&ours.tls()), PATIENCE).await.is_ok());
     first.close().await;
     second.close().await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_opens_no_door_on_either_side() {
+    let dir = TempDir::new().unwrap();
+    let ours = Authority::new();
+    let expired = || ours.tls_until(2020);
+    let (good, bad) = (store(&dir, 1, Some(ours.tls())).await, store(&dir, 2, Some(expired())).await);
+    for (member, shown) in [(&good, expired()), (&bad, ours.tls())] {
+        let (address, hello) = (member.peer_address().to_string(), hello("ours", member.node_id()));
+        let error = Link::connect(&address, &hello, Some(&shown), PATIENCE).await.err().unwrap();
+        assert!(error.to_string().to_lowercase().contains("expired"), "{error}");
+    }
+    good.initialize().await.unwrap();
+    good.close().await;
+    bad.close().await;
 }

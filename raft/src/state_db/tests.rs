@@ -22,7 +22,7 @@ fn a_replacement_is_complete_and_the_old_generation_goes() {
     let dir = TempDir::new().unwrap();
     let old = StateDb::open_current(&dir.path().join("state"), None).unwrap();
     let meta = StateMeta { revision: 7, ..StateMeta::default() };
-    old.write(WriteBatch::default(), &meta).unwrap();
+    old.write(&WriteBatch::default(), &meta).unwrap();
     let incoming = dir.path().join("incoming");
     old.checkpoint(&incoming).unwrap();
     assert_eq!(StateDb::meta_of_checkpoint(&incoming).unwrap(), meta);

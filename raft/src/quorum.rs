@@ -1,0 +1,102 @@
+//! Whether the group can decide anything, as this member sees it: who answers, and what to tell callers when too few do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Instant as _;
+use tokio::sync::watch;
+
+use crate::command::NodeId;
+use crate::core::Core;
+use crate::network::messages::Request;
+use crate::raft_types::Metrics;
+
+/// How often a member looks whether its group still speaks.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// Silence for so long is no election any more: those take half a second.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// How long a peer may take to say that it lives.
+const ASK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Keeps `no_quorum` current until the store closes: why nothing can be decided, or `None`. Peers are asked only after a silence.
+pub(crate) async fn watch_quorum(core: Arc<Core>, no_quorum: watch::Sender<Option<String>>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_PAUSE) => {}
+            () = core.closing.cancelled() => return,
+        }
+        let metrics = core.metrics();
+        let now = if silence(&core, &metrics) < SILENCE_MAX { None } else { ask_around(&core, &metrics).await };
+        no_quorum.send_if_modified(|known| {
+            let changed = *known != now;
+            match &now {
+                Some(reason) if changed => tracing::warn!(reason, "The group has no quorum"),
+                None if changed => tracing::info!("The group has a quorum again"),
+                _ => {}
+            }
+            *known = now;
+            changed
+        });
+    }
+}
+
+/// For how long this member has had no sign of a working group.
+fn silence(core: &Core, metrics: &Metrics) -> Duration {
+    if metrics.current_leader == Some(core.config.node_id) {
+        let alone = metrics.membership_config.membership().voter_ids().count() <= 1;
+        let acknowledged = metrics.last_quorum_acked.as_ref().map_or(SILENCE_MAX, |at| at.elapsed());
+        if alone { Duration::ZERO } else { acknowledged.min(core.heard.lock().elapsed()) }
+    } else {
+        core.heard.lock().elapsed()
+    }
+}
+
+/// Asks every voter whether it lives; why that is too few, if so.
+async fn ask_around(core: &Arc<Core>, metrics: &Metrics) -> Option<String> {
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeMap<NodeId, String> = membership
+        .voter_ids()
+        .map(|id| (id, membership.get_node(&id).map_or_else(String::new, |node| node.peer_address.clone())))
+        .collect();
+    let own_id = core.config.node_id;
+    let asked = voters.iter().filter(|(id, _)| **id != own_id).map(|(id, address)| async move {
+        let answer = tokio::time::timeout(ASK_PATIENCE, core.peers.call(*id, address, &Request::ReadIndex)).await;
+        matches!(answer, Ok(Ok(_))).then_some(*id)
+    });
+    let mut answering: BTreeSet<NodeId> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+    answering.insert(own_id);
+    too_few(&voters, &answering)
+}
+
+/// Why these voters cannot decide anything, if so.
+fn too_few(voters: &BTreeMap<NodeId, String>, answering: &BTreeSet<NodeId>) -> Option<String> {
+    let missing: Vec<String> =
+        voters.iter().filter(|(id, _)| !answering.contains(id)).map(|(id, address)| format!("member {id} ({address})")).collect();
+    let (present, needed) = (voters.len() - missing.len(), voters.len() / 2 + 1);
+    (!voters.is_empty() && present < needed).then(|| {
+        let answer = if present == 1 { "answers" } else { "answer" };
+        format!("{present} of {} voters {answer}, {needed} are needed; missing: {}", voters.len(), missing.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(voters: u64, answering: &[NodeId], expected: Option<&str>) {
+        let voters: BTreeMap<NodeId, String> = (1..=voters).map(|id| (id, format!("h{id}:1"))).collect();
+        assert_eq!(too_few(&voters, &answering.iter().copied().collect()).as_deref(), expected);
+    }
+
+    #[test]
+    fn a_lost_quorum_names_the_missing() {
+        check(3, &[1, 2], None);
+        check(3, &[1], Some("1 of 3 voters answers, 2 are needed; missing: member 2 (h2:1), member 3 (h3:1)"));
+        check(5, &[1, 4], Some("2 of 5 voters answer, 3 are needed; missing: member 2 (h2:1), member 3 (h3:1), member 5 (h5:1)"));
+        check(2, &[2], Some("1 of 2 voters answers, 2 are needed; missing: member 1 (h1:1)"));
+        check(1, &[1], None);
+        // a new member that knows of no group yet
+        check(0, &[7], None);
+    }
+}
