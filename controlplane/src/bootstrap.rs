@@ -70,6 +70,23 @@ pub fn objects(facts: &Facts) -> Vec<Value> {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "trierarch:image-pusher"},
         "subjects": [{"kind": "ServiceAccount", "name": "image-pusher", "namespace": "kube-system"}],
     }));
+    // every node asks for a token of this account, with which it pulls from the masters' registry: whoever is known may do that
+    objects.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "image-puller", "namespace": "kube-system"}}));
+    objects.push(json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "trierarch:image-puller", "namespace": "kube-system"},
+        "rules": [{"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["image-puller"], "verbs": ["create"]}],
+    }));
+    objects.push(json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "trierarch:image-puller", "namespace": "kube-system"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "trierarch:image-puller"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}],
+    }));
+    // masters fetch images from each other with a token of this account, so that they are told from clients
+    objects.push(json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": crate::replication::ACCOUNT, "namespace": "kube-system"},
+    }));
     let agent = facts.token.for_agents();
     objects.push(json!({
         "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use trierarch_api::{ApiError, GroupResource, ObjectKey, Reason};
-use trierarch_client::{Client, Config, Request};
 use trierarch_controllers::Cluster;
 use trierarch_raft::{MemberRole, Store};
 
-/// How often masters are asked whether they live.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long one may take to answer.
-const PATIENCE: Duration = Duration::from_millis(800);
+/// How often the heartbeats are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a new leader listens before it calls anybody dead.
+const HEARING: Duration = Duration::from_secs(2);
 
 const SLICES: GroupResource = GroupResource::new("discovery.k8s.io", "endpointslices");
 const ENDPOINTS: GroupResource = GroupResource::new("", "endpoints");
@@ -61,18 +60,19 @@ fn change(stored: Option<&Value>, wanted: &Value) -> Option<Value> {
     (next != *stored).then_some(next)
 }
 
-/// Keeps both objects up to date while this master leads.
-pub async fn keep(cluster: Arc<dyn Cluster>, store: Store, tls: Arc<rustls::ClientConfig>) {
-    let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+/// Keeps both objects up to date while this master leads. Who lives is what heartbeats say: no master is asked.
+pub async fn keep(cluster: Arc<dyn Cluster>, store: Store) {
+    // a new leader has heard from nobody yet
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HEARING, LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let answering = store.answering();
         let voters = store.status().members.into_iter().filter(|member| member.role == MemberRole::Voter);
-        let addresses: Vec<SocketAddr> = voters.filter_map(|member| member.api_address.parse().ok()).collect();
-        let answers = futures::future::join_all(addresses.iter().map(|address| lives(*address, Arc::clone(&tls)))).await;
-        let living: Vec<SocketAddr> = addresses.into_iter().zip(answers).filter_map(|(address, lives)| lives.then_some(address)).collect();
+        let living: Vec<SocketAddr> =
+            voters.filter(|member| answering.contains(&member.id)).filter_map(|member| member.api_address.parse().ok()).collect();
         if living.is_empty() {
-            // this master cannot even reach itself: it knows nothing that would be worth writing
+            // deposed just now: it knows nothing that would be worth writing
             continue;
         }
         for (resource, wanted) in [(SLICES, slice(&living)), (ENDPOINTS, endpoints(&living))] {
@@ -92,23 +92,6 @@ async fn write(cluster: &dyn Cluster, resource: &GroupResource, wanted: &Value) 
         Err(error) if !matches!(error.reason, Reason::Conflict | Reason::AlreadyExists) => Err(error),
         // whoever was faster is looked at again at the next tick
         _ => Ok(()),
-    }
-}
-
-async fn lives(address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> bool {
-    let config = Config {
-        servers: vec![format!("https://{address}")],
-        tls,
-        token: None,
-        user_agent: "trierarch-endpoints".to_owned(),
-        timeout: PATIENCE,
-    };
-    match Client::new(config) {
-        Ok(client) => client.raw(Request::get("/livez")).await.is_ok_and(|answer| answer.status.is_success()),
-        Err(error) => {
-            tracing::error!(%error, "Cannot probe a master");
-            false
-        }
     }
 }
 

@@ -31,8 +31,6 @@ pub struct Parts {
     pub authority: Authority,
     /// Objects that every cluster has.
     pub facts: Facts,
-    /// For asking other masters whether they live.
-    pub masters_tls: Arc<arc_swap::ArcSwap<rustls::ClientConfig>>,
 }
 
 /// The leader's running parts. Dropping it ends them.
@@ -117,7 +115,7 @@ async fn start(parts: &Parts, term: Term) -> anyhow::Result<Running> {
     controllers.push(Arc::new(Signer::new(parts.authority.clone())));
     let controllers = Manager::start_these(Arc::clone(&as_cluster), Arc::clone(&clock), controllers).await;
     let scheduler = Scheduler::start(binder, clock, trierarch_scheduler::Config::default()).await;
-    let endpoints = tokio::spawn(endpoints::keep(as_cluster, parts.store.clone(), parts.masters_tls.load_full()));
+    let endpoints = tokio::spawn(endpoints::keep(as_cluster, parts.store.clone()));
     Ok(Running { term, controllers: Some(controllers), scheduler: Some(scheduler), endpoints })
 }
 

@@ -15,4 +15,5 @@ pub mod local;
 pub mod master;
 pub mod raft_api;
 pub mod registry;
+pub mod replication;
 pub mod signer;

@@ -18,6 +18,7 @@ use crate::join::{self, Application, Door, Joiner, Membership};
 use crate::leadership::{self, Parts};
 use crate::raft_api;
 use crate::registry;
+use crate::replication::Replication;
 
 /// How a master begins.
 #[derive(Clone, Debug)]
@@ -94,14 +95,14 @@ impl MasterConfig {
         Names::new(&self.name, addresses, &self.cluster_domain)
     }
 
-    fn store(&self, id: u64, bundle: &Bundle, pki: &Pki) -> anyhow::Result<StoreConfig> {
+    fn store(&self, id: u64, bundle: &Bundle, pki: &Pki) -> StoreConfig {
         let mut config = StoreConfig::new(id, self.data_dir.join("store"));
         config.cluster_id.clone_from(&bundle.cluster_id);
         config.peer_listen = self.peer_listen;
         config.peer_advertise = self.peer_address();
         config.api_advertise = self.api_address();
-        config.tls = Some(pki.peers(crate::clock::now())?);
-        Ok(config)
+        config.tls = Some(pki.peers.clone());
+        config
     }
 }
 
@@ -117,6 +118,14 @@ pub fn run(config: MasterConfig) -> anyhow::Result<()> {
 async fn identify(config: &MasterConfig) -> anyhow::Result<(Membership, Bundle, Option<Joiner>)> {
     let bundle = pki::load_bundle(&config.data_dir)?;
     let membership = join::load_membership(&config.data_dir)?;
+    if let (Start::Join { token, .. }, Some(bundle)) = (&config.start, &bundle)
+        && !token.pins(&pki::certificate(&bundle.cluster.certificate_pem)?)
+    {
+        bail!(
+            "{} holds a member of another cluster than the one that the token is of: use another directory, or that cluster's token",
+            config.data_dir.display()
+        );
+    }
     if let (Some(membership), Some(bundle)) = (&membership, &bundle)
         && membership.joined
     {
@@ -149,7 +158,7 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     listener.set_nonblocking(true).context("cannot prepare the API's socket")?;
     let (membership, bundle, joiner) = identify(&config).await?;
     let pki = Arc::new(Pki::new(bundle.clone(), config.names(), crate::clock::now())?);
-    let store = Store::open(config.store(membership.id, &bundle, &pki)?).await?;
+    let store = Store::open(config.store(membership.id, &bundle, &pki)).await?;
     if !membership.joined {
         match &joiner {
             None => store.initialize().await?,
@@ -161,10 +170,10 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     let door = Door::new(store.clone(), bundle.clone()).context("the bundle's join token is damaged")?;
     let settings = settings(&config, &bundle, &pki)?;
     let extra_store = store.clone();
-    let images = trierarch_images::registry::Registry::new(
-        trierarch_images::Store::open(&config.images_dir).context("cannot open the content store of images")?,
-        trierarch_images::registry::RegistryConfig::default(),
-    );
+    let content = trierarch_images::Store::open(&config.images_dir).context("cannot open the content store of images")?;
+    let images = trierarch_images::registry::Registry::new(content.clone(), trierarch_images::registry::RegistryConfig::default());
+    let replication = Arc::new(Replication::new(content, store.clone(), Arc::clone(&pki.agents), bundle.cluster.certificate_pem.clone()));
+    let repair = actix_rt::spawn(Arc::clone(&replication).repair());
     let server = trierarch_apiserver::serve(
         trierarch_apiserver::Config {
             listeners: vec![Arc::new(listener)],
@@ -172,7 +181,8 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
             settings,
             extra: Some(Arc::new(move |routes, api| {
                 door.mount(routes);
-                registry::mount(routes, api, &images);
+                registry::mount(routes, api, &images, &replication);
+                replication.mount(routes, api);
                 raft_api::mount(routes, &extra_store);
             })),
         },
@@ -193,13 +203,13 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
         },
         authority: bundle.cluster.clone(),
         facts: Facts { service_cidr: config.service_cidr, token },
-        masters_tls: Arc::clone(&pki.masters),
     };
     let leader = actix_rt::spawn(leadership::follow(parts));
     let renewal = actix_rt::spawn(renew(Arc::clone(&pki)));
     wait_for_end().await?;
     tracing::info!("Ending");
     renewal.abort();
+    repair.abort();
     // others take over before this one stops answering
     if store.leadership().borrow().established
         && let Err(error) = store.transfer_leadership(None).await
@@ -233,15 +243,37 @@ fn settings(config: &MasterConfig, bundle: &Bundle, pki: &Pki) -> anyhow::Result
     })
 }
 
-/// Renews what this master presents, for ever.
+/// How often certificates are looked at: by the wall clock, which goes on while a machine sleeps.
+const CERTIFICATES_LOOK: Duration = Duration::from_secs(3600);
+/// Looks between two warnings about the same authority.
+const LOOKS_PER_WARNING: u32 = 24;
+
+/// Renews what this master presents before it expires, and warns of what nobody renews by itself; for ever.
 async fn renew(pki: Arc<Pki>) {
-    let after = Duration::try_from(pki::RENEWAL_AFTER).unwrap_or(Duration::from_secs(86_400));
-    loop {
-        tokio::time::sleep(after).await;
-        match pki.renew(crate::clock::now()) {
-            Ok(()) => tracing::info!("Renewed this master's certificates"),
-            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "Could not renew this master's certificates"),
+    for look in 0_u32.. {
+        let now = crate::clock::now();
+        if pki.is_due(now) {
+            match pki.renew(now) {
+                Ok(()) => tracing::info!("Renewed this master's certificates"),
+                Err(error) => {
+                    let days_left = pki.left(now).as_hours() / 24;
+                    tracing::error!(
+                        days_left,
+                        error = &error as &dyn std::error::Error,
+                        "Could not renew this master's certificates, trying again"
+                    );
+                }
+            }
         }
+        if look % LOOKS_PER_WARNING == 0 {
+            match pki.expiring_authorities(now) {
+                Ok(expiring) => expiring.into_iter().for_each(|(authority, days_left)| {
+                    tracing::warn!(authority, days_left, "An authority of the cluster expires soon");
+                }),
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "Could not look at the cluster's authorities"),
+            }
+        }
+        tokio::time::sleep(CERTIFICATES_LOOK).await;
     }
 }
 
@@ -254,4 +286,39 @@ async fn wait_for_end() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_of_another_cluster_is_not_joined() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let now = crate::clock::now();
+        let bundle = Bundle::create(now).expect("created");
+        pki::save_bundle(dir.path(), &bundle).expect("written");
+        join::save_membership(dir.path(), &Membership { id: 2, joined: true }).expect("written");
+        let config = |token: JoinToken| MasterConfig {
+            name: "m2".to_owned(),
+            data_dir: dir.path().to_owned(),
+            images_dir: dir.path().join("images"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            peer_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: Ipv4Addr::LOCALHOST.into(),
+            sans: Vec::new(),
+            // nobody is asked: what is on the disk decides
+            start: Start::Join { servers: vec!["https://127.0.0.1:1".to_owned()], token },
+            pod_cidr: (Ipv4Addr::new(10, 244, 0, 0), 16),
+            service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
+            cluster_domain: "cluster.local".to_owned(),
+            node_grace: Duration::from_secs(3),
+            toleration_seconds: 5,
+        };
+        let other = Bundle::create(now).expect("created").token().expect("a token");
+        let error = identify(&config(other)).await.err().expect("refused");
+        assert!(error.to_string().contains("another cluster"), "{error}");
+        let (membership, ..) = identify(&config(bundle.token().expect("a token"))).await.expect("it is this cluster's");
+        assert_eq!(membership.id, 2);
+    }
 }

@@ -9,12 +9,15 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use trierarch_apiserver::{ApiServer, User};
 use trierarch_images::registry::{Access, Body, Registry};
 
+use crate::replication::{self, Replication};
+
 /// Adds the routes.
-pub fn mount(config: &mut web::ServiceConfig, api: &Arc<ApiServer>, registry: &Registry) {
+pub fn mount(config: &mut web::ServiceConfig, api: &Arc<ApiServer>, registry: &Registry, replication: &Arc<Replication>) {
     config.service(
         web::scope("/v2")
             .app_data(web::Data::from(Arc::clone(api)))
             .app_data(web::Data::new(registry.clone()))
+            .app_data(web::Data::from(Arc::clone(replication)))
             .default_service(web::to(serve)),
     );
 }
@@ -41,7 +44,34 @@ fn gate(user: &User, access: Option<&Access>) -> Gate {
     }
 }
 
-async fn serve(request: HttpRequest, payload: web::Payload, api: web::Data<ApiServer>, registry: web::Data<Registry>) -> HttpResponse {
+/// What is to be done beside answering from this master's own content.
+#[derive(Debug, PartialEq, Eq)]
+enum Beyond {
+    /// Nothing.
+    Nothing,
+    /// Ask other masters for a manifest that is not here.
+    Find,
+    /// Have a second master hold what was pushed before the push is acknowledged.
+    Spread,
+}
+
+/// By whom and how a manifest was asked for, and what was answered. Blobs need nothing: they come with their manifest.
+fn beyond(user: &User, method: &http::Method, status: http::StatusCode) -> Beyond {
+    match *method {
+        _ if replication::is_replica(user) => Beyond::Nothing,
+        http::Method::GET | http::Method::HEAD if status == http::StatusCode::NOT_FOUND => Beyond::Find,
+        http::Method::PUT if status == http::StatusCode::CREATED => Beyond::Spread,
+        _ => Beyond::Nothing,
+    }
+}
+
+async fn serve(
+    request: HttpRequest,
+    payload: web::Payload,
+    api: web::Data<ApiServer>,
+    registry: web::Data<Registry>,
+    replication: web::Data<Replication>,
+) -> HttpResponse {
     let user = match api.authenticate_http(&request) {
         Ok(user) => user,
         Err(_invalid) => return challenge(),
@@ -57,14 +87,43 @@ async fn serve(request: HttpRequest, payload: web::Payload, api: web::Data<ApiSe
             }
         }
     }
-    let mut forwarded = http::Request::builder().method(method).uri(request.uri().to_string());
+    let image = registry.image_of(request.path(), Some(request.query_string()).filter(|query| !query.is_empty()));
+    let response = match forwarded(&request, &method).body(payload) {
+        Ok(forwarded) => registry.handle(forwarded).await,
+        Err(error) => return HttpResponse::BadRequest().body(error.to_string()),
+    };
+    let Some(image) = image else { return answer(response) };
+    match beyond(&user, &method, response.status()) {
+        Beyond::Nothing => answer(response),
+        Beyond::Find => match replication.find(&image).await {
+            Some(_) => match forwarded(&request, &method).body(futures::stream::empty::<Result<bytes::Bytes, std::io::Error>>()) {
+                Ok(again) => answer(registry.handle(again).await),
+                Err(error) => HttpResponse::BadRequest().body(error.to_string()),
+            },
+            None => answer(response),
+        },
+        Beyond::Spread => {
+            let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()?.parse().ok());
+            let Some(digest) = digest else { return answer(response) };
+            match replication.into_inner().spread(&image, &digest).await {
+                Ok(()) => answer(response),
+                Err(error) => {
+                    tracing::warn!(image = %image, error = format!("{error:#}"), "A push has reached one master only");
+                    HttpResponse::ServiceUnavailable()
+                        .json(serde_json::json!({"errors": [{"code": "UNAVAILABLE", "message": format!("{error:#}; push again")}]}))
+                }
+            }
+        }
+    }
+}
+
+/// The request in the registry's terms.
+fn forwarded(request: &HttpRequest, method: &http::Method) -> http::request::Builder {
+    let mut forwarded = http::Request::builder().method(method.clone()).uri(request.uri().to_string());
     for (name, value) in request.headers() {
         forwarded = forwarded.header(name.as_str(), value.as_bytes());
     }
-    match forwarded.body(payload) {
-        Ok(forwarded) => answer(registry.handle(forwarded).await),
-        Err(error) => HttpResponse::BadRequest().body(error.to_string()),
-    }
+    forwarded
 }
 
 fn http_method(method: &actix_web::http::Method) -> http::Method {
@@ -111,5 +170,17 @@ mod tests {
         assert_eq!(gate(&nobody, Some(&pull)), Gate::Challenge);
         assert_eq!(gate(&nobody, Some(&Access::Probe)), Gate::Challenge, "or clients would never send credentials");
         assert_eq!(gate(&nobody, None), Gate::Open);
+    }
+
+    #[test]
+    fn pushes_are_spread_and_missing_images_looked_for() {
+        use http::{Method, StatusCode};
+        let admin = User::new("admin", &["system:masters", "system:authenticated"]);
+        let replica = User::new("system:serviceaccount:kube-system:image-replicator", &["system:authenticated"]);
+        assert_eq!(beyond(&admin, &Method::PUT, StatusCode::CREATED), Beyond::Spread);
+        assert_eq!(beyond(&admin, &Method::PUT, StatusCode::BAD_REQUEST), Beyond::Nothing);
+        assert_eq!(beyond(&admin, &Method::HEAD, StatusCode::NOT_FOUND), Beyond::Find);
+        assert_eq!(beyond(&admin, &Method::GET, StatusCode::OK), Beyond::Nothing);
+        assert_eq!(beyond(&replica, &Method::GET, StatusCode::NOT_FOUND), Beyond::Nothing, "or two masters would ask each other for ever");
     }
 }

@@ -7,18 +7,25 @@ use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use trierarch_client::{Client, Config, Request};
 
 /// How often a master is asked whether it is ready.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long it may take to answer or to accept a connection.
+/// How long it may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Connections to a master are cut when it has not answered so often: a busy one may miss one question.
+const SILENT_LOOKS: u32 = 2;
+/// How long it may take to answer. A master that is stopped accepts connections, and never answers.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
 struct Backend {
     address: SocketAddr,
     ready: AtomicBool,
+    /// Counts how often the master stopped answering: connections from before are cut, so that clients go to another one.
+    silences: watch::Sender<u64>,
 }
 
 /// A running forwarder. Dropping it stops it.
@@ -36,7 +43,10 @@ impl Forwarder {
     /// Forwards what comes to `listener` to one of the masters that are ready, in turn. `tls` trusts the cluster's authority.
     pub fn start(listener: TcpListener, masters: &[SocketAddr], tls: Arc<rustls::ClientConfig>) -> Self {
         let stop = CancellationToken::new();
-        let backends: Arc<[Backend]> = masters.iter().map(|address| Backend { address: *address, ready: AtomicBool::new(true) }).collect();
+        let backends: Arc<[Backend]> = masters
+            .iter()
+            .map(|address| Backend { address: *address, ready: AtomicBool::new(true), silences: watch::Sender::new(0) })
+            .collect();
         for index in 0..backends.len() {
             tokio::spawn(stop.clone().run_until_cancelled_owned(probe(Arc::clone(&backends), index, Arc::clone(&tls))));
         }
@@ -52,7 +62,7 @@ async fn probe(backends: Arc<[Backend]>, index: usize, tls: Arc<rustls::ClientCo
         tls,
         token: None,
         user_agent: "trierarch-forwarder".to_owned(),
-        timeout: PATIENCE,
+        timeout: ANSWER_PATIENCE,
     };
     let client = match Client::new(config) {
         Ok(client) => client,
@@ -63,11 +73,17 @@ async fn probe(backends: Arc<[Backend]>, index: usize, tls: Arc<rustls::ClientCo
     };
     let mut ticks = tokio::time::interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut silent_looks = 0_u32;
     loop {
         ticks.tick().await;
-        let ready = client.raw(Request::get("/readyz")).await.is_ok_and(|answer| answer.status.is_success());
+        let answer = client.raw(Request::get("/readyz")).await;
+        let ready = answer.as_ref().is_ok_and(|answer| answer.status.is_success());
         if backend.ready.swap(ready, Ordering::Relaxed) != ready {
             tracing::info!(master = %backend.address, ready, "Master changed its readiness");
+        }
+        silent_looks = if answer.is_err() { silent_looks + 1 } else { 0 };
+        if silent_looks == SILENT_LOOKS {
+            backend.silences.send_modify(|count| *count += 1);
         }
     }
 }
@@ -110,8 +126,12 @@ async fn forward(mut client: TcpStream, backends: Arc<[Backend]>, first: usize) 
                 // small frames of exec and watch must not wait for each other
                 let prepared = client.set_nodelay(true).and_then(|()| server.set_nodelay(true));
                 if prepared.is_ok() {
-                    // ends with either side; a broken connection is the client's to notice
-                    let _ended = copy_bidirectional(&mut client, &mut server).await;
+                    let mut silences = backend.silences.subscribe();
+                    // ends with either side, or when the master stops answering; a broken connection is the client's to notice
+                    tokio::select! {
+                        _ended = copy_bidirectional(&mut client, &mut server) => {}
+                        _ = silences.changed() => {}
+                    }
                 }
                 return;
             }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::Value;
-use trierarch_client::{Client, Request, kubeconfig};
+use trierarch_client::{Client, Config, Request, kubeconfig};
+
+use crate::cluster::topology::{API_PORT, Host, Topology};
 
 /// Arguments of `raft`.
 #[derive(clap::Args, Debug)]
@@ -49,18 +51,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             Action::Status { output } => {
                 let mut rows = Vec::new();
                 for host in &topology.masters {
-                    let mut config = resolved.config.clone();
-                    config.servers = vec![format!("https://{}:{}", host.address, crate::cluster::topology::API_PORT)];
-                    config.timeout = Duration::from_secs(2);
-                    let client = Client::new(config)?;
-                    let status: Result<Value, _> = client.get("/raft/v1/status").await;
-                    rows.push((host.name.clone(), status));
+                    rows.push((host.name.clone(), status_of(host, &resolved.config).await));
                 }
                 show(&rows, output)
             }
             Action::Transfer { to } => {
+                let query = match to {
+                    None => String::new(),
+                    Some(name) => format!("?to={}", member_id(&topology, &resolved.config, name).await?),
+                };
                 let client = Client::new(resolved.config)?;
-                let query = to.as_ref().map_or_else(String::new, |name| format!("?to={name}"));
                 client
                     .request(Request { method: http::Method::POST, path: format!("/raft/v1/transfer{query}"), ..Request::default() })
                     .await?;
@@ -69,6 +69,22 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     })
+}
+
+async fn status_of(host: &Host, config: &Config) -> Result<Value, trierarch_client::Error> {
+    let mut config = config.clone();
+    config.servers = vec![format!("https://{}:{}", host.address, API_PORT)];
+    config.timeout = Duration::from_secs(2);
+    Client::new(config)?.get("/raft/v1/status").await
+}
+
+/// The number by which the store knows a master.
+async fn member_id(topology: &Topology, config: &Config, name: &str) -> anyhow::Result<u64> {
+    let names = || topology.masters.iter().map(|host| host.name.as_str()).collect::<Vec<_>>().join(", ");
+    let host =
+        topology.masters.iter().find(|host| host.name == name).with_context(|| format!("no master {name:?}; there are {}", names()))?;
+    let status = status_of(host, config).await.with_context(|| format!("master {name} does not answer"))?;
+    status["node_id"].as_u64().with_context(|| format!("master {name} does not say which member it is"))
 }
 
 /// A number as text, so that it can be aligned.
@@ -103,6 +119,14 @@ fn show(rows: &[(String, Result<Value, trierarch_client::Error>)], output: &str)
                 number(&status["revision"])
             ),
             Err(error) => println!("{name:<8}{error}"),
+        }
+    }
+    for (name, status) in rows {
+        let Ok(status) = status else { continue };
+        for field in ["no_quorum", "read_only"] {
+            if let Some(why) = status[field].as_str() {
+                println!("{name}: {}: {why}", field.replace('_', " "));
+            }
         }
     }
     Ok(())

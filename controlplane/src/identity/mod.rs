@@ -4,6 +4,7 @@ pub mod authority;
 pub mod bundle;
 pub mod csr;
 pub mod pki;
+pub mod presented;
 
 pub use authority::{Authority, Leaf, LeafRequest, Usage};
 pub use bundle::{Bundle, BundleError};

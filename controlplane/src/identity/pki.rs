@@ -10,15 +10,19 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use trierarch_raft::PeerTls;
 
 use super::authority::{LEAF_LIFETIME, Leaf, LeafRequest, Usage};
 use super::bundle::Bundle;
+use super::presented::Presented;
 
 /// Certificates are renewed when this much of their life has passed.
-pub const RENEWAL_AFTER: SignedDuration = SignedDuration::from_hours(LEAF_LIFETIME.as_hours() * 2 / 3);
+const RENEWAL_AFTER: SignedDuration = SignedDuration::from_hours(LEAF_LIFETIME.as_hours() * 2 / 3);
+/// Somebody must act when an authority has no more left than this: nothing renews those by itself.
+const AUTHORITY_WARNING: SignedDuration = SignedDuration::from_hours(24 * 180);
 
 /// What a master's certificates name.
 #[derive(Clone, Debug)]
@@ -83,8 +87,11 @@ pub struct Pki {
     pub server: Arc<ArcSwap<rustls::ServerConfig>>,
     /// For connections to agents, as `kubelet-client`.
     pub agents: Arc<ArcSwap<rustls::ClientConfig>>,
-    /// For connections to other masters' API, as this master.
-    pub masters: Arc<ArcSwap<rustls::ClientConfig>>,
+    /// Mutual TLS between peers: both sides show a certificate of the peer authority, and what this side shows is renewed in place.
+    pub peers: PeerTls,
+    presented_to_peers: Arc<Presented>,
+    /// When this master's certificates were issued.
+    issued: ArcSwap<Timestamp>,
     names: Names,
 }
 
@@ -97,14 +104,13 @@ impl Pki {
     /// # Errors
     /// [`PkiError`].
     pub fn new(bundle: Bundle, names: Names, now: Timestamp) -> Result<Self, PkiError> {
+        let presented_to_peers = Arc::new(Presented::new(peer_certificate(&bundle, &names, now)?));
         Ok(Self {
+            peers: peers(&bundle, &presented_to_peers)?,
+            presented_to_peers,
+            issued: ArcSwap::from_pointee(now),
             server: Arc::new(ArcSwap::from_pointee(server(&bundle, &names, now)?)),
             agents: Arc::new(ArcSwap::from_pointee(client(&bundle, &LeafRequest::client(AGENT_CLIENT, Some("system:masters")), now)?)),
-            masters: Arc::new(ArcSwap::from_pointee(client(
-                &bundle,
-                &LeafRequest::client(&master_user(&names.master), Some("system:masters")),
-                now,
-            )?)),
             bundle,
             names,
         })
@@ -118,42 +124,73 @@ impl Pki {
         let fresh = Self::new(self.bundle.clone(), self.names.clone(), now)?;
         self.server.store(fresh.server.load_full());
         self.agents.store(fresh.agents.load_full());
-        self.masters.store(fresh.masters.load_full());
+        self.presented_to_peers.replace(fresh.presented_to_peers.current());
+        self.issued.store(Arc::new(now));
         Ok(())
     }
 
-    /// Mutual TLS between peers: both sides show a certificate of the peer authority.
+    /// Whether this master's certificates should be renewed by now.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        now >= **self.issued.load() + RENEWAL_AFTER
+    }
+
+    /// How long this master's certificates are valid; negative once they have expired.
+    pub fn left(&self, now: Timestamp) -> SignedDuration {
+        (**self.issued.load() + LEAF_LIFETIME).duration_since(now)
+    }
+
+    /// The authorities that expire soon, each with the days that it has left.
     ///
     /// # Errors
-    /// [`PkiError`].
-    pub fn peers(&self, now: Timestamp) -> Result<PeerTls, PkiError> {
-        let request = LeafRequest {
-            common_name: self.names.master.clone(),
-            organization: Some("trierarch-peers".to_owned()),
-            dns_names: self.names.dns_names.clone(),
-            addresses: self.names.addresses.clone(),
-            usage: Usage::Both,
-        };
-        let leaf = self.bundle.peers.issue(&request, now)?;
-        let authorities = roots(&[&self.bundle.peers.certificate_pem])?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities.clone()), provider()).build()?;
-        let (chain, key) = pair(&leaf)?;
-        let server = rustls::ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)?;
-        let (chain, key) = pair(&leaf)?;
-        let client = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(authorities)
-            .with_client_auth_cert(chain, key)?;
-        Ok(PeerTls { server: Arc::new(server), client: Arc::new(client) })
+    /// [`PkiError`] for an unreadable one.
+    pub fn expiring_authorities(&self, now: Timestamp) -> Result<Vec<(&'static str, i64)>, PkiError> {
+        let all = [("peers", &self.bundle.peers), ("cluster", &self.bundle.cluster), ("front-proxy", &self.bundle.front_proxy)];
+        let mut expiring = Vec::new();
+        for (name, authority) in all {
+            let left = expiry(&authority.certificate_pem)?.duration_since(now);
+            if left < AUTHORITY_WARNING {
+                expiring.push((name, left.as_hours() / 24));
+            }
+        }
+        Ok(expiring)
     }
 }
 
-/// The user of a master towards other masters.
-pub fn master_user(name: &str) -> String {
-    format!("system:master:{name}")
+/// When a certificate expires.
+fn expiry(pem: &str) -> Result<Timestamp, PkiError> {
+    let der = certificate(pem)?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|e| PkiError::Pem(e.to_string()))?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|e| PkiError::Pem(e.to_string()))
+}
+
+fn peer_certificate(bundle: &Bundle, names: &Names, now: Timestamp) -> Result<CertifiedKey, PkiError> {
+    let request = LeafRequest {
+        common_name: names.master.clone(),
+        organization: Some("trierarch-peers".to_owned()),
+        dns_names: names.dns_names.clone(),
+        addresses: names.addresses.clone(),
+        usage: Usage::Both,
+    };
+    let (chain, key) = pair(&bundle.peers.issue(&request, now)?)?;
+    Ok(CertifiedKey::from_der(chain, key, &provider())?)
+}
+
+fn peers(bundle: &Bundle, presented: &Arc<Presented>) -> Result<PeerTls, PkiError> {
+    let authorities = roots(&[&bundle.peers.certificate_pem])?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities.clone()), provider()).build()?;
+    let mut server = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::<Presented>::clone(presented));
+    // every connection proves anew that its certificate is still valid
+    server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    let mut client = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(authorities)
+        .with_client_cert_resolver(Arc::<Presented>::clone(presented));
+    client.resumption = rustls::client::Resumption::disabled();
+    Ok(PeerTls { server: Arc::new(server), client: Arc::new(client) })
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -276,6 +313,84 @@ mod tests {
         let names = Names::new("m1", vec!["127.0.0.1".parse().expect("an address")], "cluster.local");
         let pki = Pki::new(bundle, names, now).expect("issued");
         pki.renew(now).expect("renewed");
-        pki.peers(now).expect("peers");
+    }
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn issued(at: Timestamp) -> Pki {
+        let names = Names::new("m1", vec!["127.0.0.1".parse().expect("an address")], "cluster.local");
+        Pki::new(Bundle::create(at).expect("created"), names, at).expect("issued")
+    }
+
+    #[test]
+    fn renewal_comes_before_expiry_and_authorities_warn() {
+        let start = time("2026-01-01T00:00:00Z");
+        let pki = issued(start);
+        assert!(!pki.is_due(time("2026-08-01T00:00:00Z")));
+        let due = time("2026-09-15T00:00:00Z");
+        assert!(pki.is_due(due) && pki.left(due) > SignedDuration::from_hours(24 * 90));
+        pki.renew(due).expect("renewed");
+        assert!(!pki.is_due(due));
+        assert!(pki.left(time("2027-09-16T00:00:00Z")).is_negative());
+        assert_eq!(pki.expiring_authorities(due).expect("readable"), []);
+        // ten years, of which 3,652 days have passed but for 100
+        let late = start + SignedDuration::from_hours(24 * 3550);
+        let names: Vec<_> = pki.expiring_authorities(late).expect("readable");
+        assert_eq!(names, [("peers", 100), ("cluster", 100), ("front-proxy", 100)]);
+    }
+
+    /// Both ends' opinion of a handshake.
+    async fn shake(client: Arc<rustls::ClientConfig>, server: Arc<rustls::ServerConfig>) -> (std::io::Result<()>, std::io::Result<()>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").expect("an address");
+        let accepting = async {
+            let mut stream = tokio_rustls::TlsAcceptor::from(server).accept(far).await?;
+            stream.write_all(b"x").await?;
+            stream.shutdown().await
+        };
+        let connecting = async {
+            let mut stream = tokio_rustls::TlsConnector::from(client).connect(name, near).await?;
+            // a server that refuses the client's certificate says so only after the handshake
+            stream.read_exact(&mut [0]).await.map(drop)
+        };
+        tokio::join!(connecting, accepting)
+    }
+
+    #[tokio::test]
+    async fn expired_certificates_are_refused_until_they_are_renewed() {
+        let now = crate::clock::now();
+        // in use when it was renewed: the configurations that the store and the servers hold stay the same
+        let pki = issued(now - SignedDuration::from_hours(24 * 366));
+        let held = pki.peers.clone();
+        let both = |config: &PeerTls| (Arc::clone(&config.client), Arc::clone(&config.server));
+        let (client, server) = both(&held);
+        assert!(shake(client, server).await.0.expect_err("expired").to_string().contains("xpired"));
+        assert!(shake(pki.agents.load_full(), pki.server.load_full()).await.0.is_err());
+        pki.renew(now).expect("renewed");
+        let (client, server) = both(&held);
+        let (near, far) = shake(client, server).await;
+        near.expect("the client is content");
+        far.expect("the server is content");
+        shake(pki.agents.load_full(), pki.server.load_full()).await.0.expect("the server reaches agents");
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_another_cluster_or_one_that_expired_is_refused() {
+        let now = crate::clock::now();
+        let ours = issued(now);
+        let theirs = issued(now);
+        let (_, refused) = shake(Arc::clone(&theirs.peers.client), Arc::clone(&ours.peers.server)).await;
+        refused.expect_err("another authority");
+        // the same authority, but the certificate has run out: the server notices
+        let names = Names::new("m2", vec!["127.0.0.1".parse().expect("an address")], "cluster.local");
+        let late = Pki::new(ours.bundle.clone(), names, now - SignedDuration::from_hours(24 * 366)).expect("issued");
+        let (_, refused) = shake(Arc::clone(&late.peers.client), Arc::clone(&ours.peers.server)).await;
+        assert!(refused.expect_err("expired").to_string().contains("xpired"));
+        // cluster certificates open no peer's door, nor the other way round
+        let (_, refused) = shake(ours.agents.load_full(), Arc::clone(&ours.peers.server)).await;
+        refused.expect_err("signed by the cluster's authority, not by the peers'");
     }
 }

@@ -21,6 +21,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use self::response::Refusal;
 use self::route::{Query, Route};
 use crate::error::StoreError;
+use crate::reference::Reference;
 use crate::store::Store;
 
 /// How names without a host are stored.
@@ -77,6 +78,14 @@ impl Registry {
     /// What a request wants; `None` if it is nothing this protocol knows (`handle` answers 404 then).
     pub fn access(&self, method: &Method, path: &str, query: Option<&str>) -> Option<Access> {
         Route::parse(path, &Query::parse(query), &self.config).map(|route| route.access(method))
+    }
+
+    /// The image that a manifest's path names; `None` for every other path.
+    pub fn image_of(&self, path: &str, query: Option<&str>) -> Option<Reference> {
+        match Route::parse(path, &Query::parse(query), &self.config)? {
+            Route::Manifest(repository, selector) => repository.image(&selector),
+            _ => None,
+        }
     }
 
     /// Answers a request whose path begins with `/v2/`. The body is read only where the protocol has one; its stream need not be `Send`.
