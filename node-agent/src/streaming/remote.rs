@@ -102,8 +102,11 @@ async fn exec(runtime: Arc<Runtime>, id: String, wanted: Wanted, inputs: mpsc::R
         Ok(Err(error)) => {
             let text = error.start_error().map_or_else(|| error.to_string(), |s| s.message.clone());
             let status = match error.start_error() {
-                // A command that can't be executed exits like in a shell; kubectl prints the message.
+                // A command that can't be executed exits like in a shell, and says why where a shell would: of a status with an exit
+                // code, kubectl prints the code alone.
                 Some(start) if start.exit_code() != 128 => {
+                    let channel = if wanted.stderr && !wanted.tty { channels::STDERR } else { channels::STDOUT };
+                    let _ = outputs.send(Out::Data(channel, Bytes::from(format!("{text}\n")))).await;
                     let mut status = channels::exit_status(start.exit_code());
                     status["message"] = Value::String(format!("command terminated with exit code {}: {text}", start.exit_code()));
                     status
