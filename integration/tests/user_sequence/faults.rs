@@ -256,10 +256,37 @@ pub(crate) fn leader_is_killed(world: &mut World, round: u32) -> Result<()> {
     Ok(())
 }
 
+/// Stops node n2 and sees its pods replaced on n1.
+fn node_is_lost(cluster: &Cluster, traffic: &Traffic) -> Result<()> {
+    let before = traffic.counts(cluster, "n1")?;
+    succeed(&mut cluster.trierarch(&["node", "stop", "n2"]))?;
+    let (_, took) = until("3 shop pods on n1", PATIENCE, || {
+        let ready = pods(cluster, "app=shop")?.into_iter().filter(|pod| is_ready(pod) && text(pod, "/spec/nodeName") == "n1").count();
+        ensure!(ready == 3, "{ready} are ready on n1:\n{}", cluster.kubectl(&["get", "pods", "-o", "wide"])?);
+        Ok(())
+    })?;
+    until("the second tier", PATIENCE, || {
+        let found = pods(cluster, "app=redis")?.into_iter().any(|pod| is_ready(&pod) && text(&pod, "/spec/nodeName") == "n1");
+        ensure!(found, "redis is not ready on n1");
+        Ok(())
+    })?;
+    ensure!(took < REPLACEMENT_MAX, "the replacements took {took:.1?}");
+    // the dead node's addresses are out of the Service now; a request that was sent there before has to end first
+    traffic.goes_on(cluster, "n1", 2, PATIENCE)?;
+    let settled = traffic.counts(cluster, "n1")?;
+    let failed = settled.failed() - before.failed();
+    println!("     all replicas ran on the other node after {took:.1?} (10 s is the aim); {failed} requests failed meanwhile");
+    traffic.goes_on(cluster, "n1", ENOUGH, PATIENCE)?;
+    let after = traffic.counts(cluster, "n1")?;
+    ensure!(after.failed() == settled.failed(), "requests still fail: {settled:?}, then {after:?}:\n{}", traffic.failures(cluster, "n1"));
+    let node = cluster.kubectl(&["get", "node", "n2", "--no-headers"])?;
+    ensure!(node.contains("NotReady"), "{node}");
+    Ok(())
+}
+
 pub(crate) fn stopped_node_is_replaced(world: &mut World) -> Result<()> {
     let cluster = &world.cluster;
     let traffic = traffic(world)?;
-    let before = traffic.counts(cluster, "n1")?;
     // a pod that says how long it wants to wait for its node is left where it is
     let tolerations = ["not-ready", "unreachable"].map(
         |name| json!({"key": format!("node.kubernetes.io/{name}"), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3600}),
@@ -278,28 +305,10 @@ pub(crate) fn stopped_node_is_replaced(world: &mut World) -> Result<()> {
         },
     }))?;
     let (stays, _) = until("the pod that stays", PATIENCE, || ready_pods(cluster, "app=stays", 1))?;
-    succeed(&mut cluster.trierarch(&["node", "stop", "n2"]))?;
-    let (_, took) = until("3 shop pods on n1", PATIENCE, || {
-        let ready = pods(cluster, "app=shop")?.into_iter().filter(|pod| is_ready(pod) && text(pod, "/spec/nodeName") == "n1").count();
-        ensure!(ready == 3, "{ready} are ready on n1:\n{}", cluster.kubectl(&["get", "pods", "-o", "wide"])?);
-        Ok(())
-    })?;
-    until("the second tier", PATIENCE, || {
-        let found = pods(cluster, "app=redis")?.into_iter().any(|pod| is_ready(&pod) && text(&pod, "/spec/nodeName") == "n1");
-        ensure!(found, "redis is not ready on n1");
-        Ok(())
-    })?;
-    let failed = traffic.counts(cluster, "n1")?.failed() - before.failed();
-    println!("     all replicas ran on the other node after {took:.1?} (10 s is the aim); {failed} requests failed meanwhile");
-    ensure!(took < REPLACEMENT_MAX, "the replacements took {took:.1?}");
-    // the dead node's addresses are out of the Service now
-    let settled = traffic.counts(cluster, "n1")?;
-    traffic.goes_on(cluster, "n1", ENOUGH, PATIENCE)?;
-    let after = traffic.counts(cluster, "n1")?;
-    ensure!(after.failed() == settled.failed(), "requests still fail: {settled:?}, then {after:?}");
-    let node = cluster.kubectl(&["get", "node", "n2", "--no-headers"])?;
-    ensure!(node.contains("NotReady"), "{node}");
+    let replaced = node_is_lost(cluster, traffic);
+    // whatever happened, the later steps need both nodes
     succeed(&mut cluster.trierarch(&["node", "start", "n2"]))?;
+    replaced?;
     until("n2 Ready", PATIENCE, || two_nodes_are_ready(cluster))?;
     until("3 shop pods and no other", PATIENCE, || ready_pods(cluster, "app=shop", 3))?;
     until("the pod that stayed, started again", PATIENCE, || {
