@@ -10,18 +10,33 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::hierarchies;
 use cgroups_rs::fs::memory::MemController;
 
-/// The controllers of a node. Naming them keeps cgroups-rs out of hierarchies that are not ours, such as systemd's.
-const CONTROLLERS: [&str; 8] = ["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio"];
+/// The controllers of a node on cgroup v1. Naming them keeps cgroups-rs out of hierarchies that are not ours, such as systemd's.
+const V1: [&str; 8] = ["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio"];
+/// Those on cgroup v2 (`Spec:` cgroup-v2, "Controllers"); a kernel may lack some.
+const V2: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 /// CFS period in microseconds (`Spec:` kernel "CFS Bandwidth Control").
 const PERIOD_US: u64 = 100_000;
+
+/// The controllers that a node's cgroup uses. `v2` is the root's `cgroup.controllers` where there is only cgroup v2.
+fn controllers(v2: Option<&str>) -> Vec<String> {
+    match v2 {
+        None => V1.map(str::to_owned).to_vec(),
+        Some(offered) => offered.split_whitespace().filter(|name| V2.contains(name)).map(str::to_owned).collect(),
+    }
+}
+
+fn own_controllers() -> Vec<String> {
+    let v2 =
+        hierarchies::is_cgroup2_unified_mode().then(|| std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default());
+    controllers(v2.as_deref())
+}
 
 /// Makes the cgroup of a node and limits it.
 ///
 /// # Errors
 /// When the kernel refuses a limit.
 pub fn create(path: &str, cpu_millis: u64, memory_bytes: u64) -> anyhow::Result<()> {
-    let controllers = CONTROLLERS.iter().map(|name| (*name).to_owned()).collect();
-    let cgroup = Cgroup::new_with_specified_controllers(hierarchies::auto(), path, Some(controllers))
+    let cgroup = Cgroup::new_with_specified_controllers(hierarchies::auto(), path, Some(own_controllers()))
         .with_context(|| format!("cannot make cgroup {path}"))?;
     if let Some(cpu) = cgroup.controller_of::<CpuController>() {
         let quota = i64::try_from(cpu_millis * PERIOD_US / 1000).unwrap_or(i64::MAX);
@@ -40,9 +55,8 @@ pub fn create(path: &str, cpu_millis: u64, memory_bytes: u64) -> anyhow::Result<
 /// # Errors
 /// When the kernel refuses.
 pub fn enter(path: &str, pid: u32) -> anyhow::Result<()> {
-    let controllers = CONTROLLERS.iter().map(|name| (*name).to_owned()).collect();
     let leaf = format!("{path}/init");
-    let cgroup = Cgroup::new_with_specified_controllers(hierarchies::auto(), &leaf, Some(controllers))
+    let cgroup = Cgroup::new_with_specified_controllers(hierarchies::auto(), &leaf, Some(own_controllers()))
         .with_context(|| format!("cannot make cgroup {leaf}"))?;
     cgroup.add_task_by_tgid(CgroupPid::from(u64::from(pid))).with_context(|| format!("cannot enter cgroup {leaf}"))
 }
@@ -99,6 +113,13 @@ pub fn empty_parents() -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_controllers_that_are_there_are_asked_for() {
+        assert_eq!(controllers(None), V1);
+        assert_eq!(controllers(Some("cpuset cpu io memory hugetlb pids rdma misc\n")), ["cpuset", "cpu", "io", "memory", "pids"]);
+        assert_eq!(controllers(Some("memory")), ["memory"]);
+    }
 
     #[test]
     fn directories_come_deepest_first_from_every_hierarchy() {
