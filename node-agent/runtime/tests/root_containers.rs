@@ -17,7 +17,8 @@ use trierarch_runtime::{
     ContainerSpec, ContainerState, ExecSpec, ExitStatus, Runtime, RuntimeConfig, RuntimeEvent, SandboxSpec, SandboxState,
 };
 
-const LONG: Duration = Duration::from_secs(20);
+/// What is not there by then will not come, on a machine that is busy or emulated too.
+const LONG: Duration = Duration::from_secs(120);
 
 /// A runtime of its own in a temporary directory, with one sandbox "pod" when asked for.
 struct World {
