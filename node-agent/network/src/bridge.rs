@@ -2,12 +2,12 @@
 //!
 //! Every step may be repeated, and everything can be removed by name, also after a crash.
 
-use std::net::Ipv4Addr;
+use std::{fmt::Write, net::Ipv4Addr};
 
 use netlink_packet_route::address::AddressScope;
 
 use crate::{
-    Cidr, NetnsRef,
+    Cidr, HostPort, NetnsRef,
     link::{Link, Links, Route, VethPair},
     netlink::NetlinkError,
     netns::{self, NetnsError},
@@ -59,9 +59,18 @@ impl Bridge {
     /// # Errors
     /// The name is unfit, or the kernel refuses.
     pub async fn ensure(name: &str, address: Cidr) -> Result<Bridge, BridgeError> {
+        Bridge::ensure_published(name, address, Vec::new()).await
+    }
+
+    /// As [`Bridge::ensure`], with ports of this machine that lead to addresses on the bridge: those given and no others. Connections to
+    /// this machine's own loopback are led there too.
+    ///
+    /// # Errors
+    /// As [`Bridge::ensure`].
+    pub async fn ensure_published(name: &str, address: Cidr, ports: Vec<(Ipv4Addr, HostPort)>) -> Result<Bridge, BridgeError> {
         let bridge = Bridge { name: checked(name)?, address };
         let work = bridge.clone();
-        tokio::task::spawn_blocking(move || work.ensure_now()).await??;
+        tokio::task::spawn_blocking(move || work.ensure_now(&ports)).await??;
         Ok(bridge)
     }
 
@@ -111,7 +120,7 @@ impl Bridge {
         tokio::task::spawn_blocking(move || remove_now(&name)).await?
     }
 
-    fn ensure_now(&self) -> Result<(), BridgeError> {
+    fn ensure_now(&self, ports: &[(Ipv4Addr, HostPort)]) -> Result<(), BridgeError> {
         let failed = |source| BridgeError::Link { name: self.name.clone(), source };
         let mut links = Links::here().map_err(failed)?;
         if links.find(&self.name).map_err(failed)?.is_none() {
@@ -126,7 +135,12 @@ impl Bridge {
         links.add_address(index, self.address, AddressScope::Universe).map_err(failed)?;
         links.set_up(index).map_err(failed)?;
         sysctl::set("net/ipv4/ip_forward", "1").map_err(|source| BridgeError::Forwarding { name: self.name.clone(), source })?;
-        nft::load(&masquerade(&self.name, self.address)).map_err(|source| BridgeError::Masquerade { name: self.name.clone(), source })
+        if !ports.is_empty() {
+            // what comes from 127.0.0.1 leaves by the bridge with its address
+            let name = format!("net/ipv4/conf/{}/route_localnet", self.name);
+            sysctl::set(&name, "1").map_err(|source| BridgeError::Forwarding { name: self.name.clone(), source })?;
+        }
+        nft::load(&rules(&self.name, self.address, ports)).map_err(|source| BridgeError::Masquerade { name: self.name.clone(), source })
     }
 
     fn attach_now(&self, attachment: &Attachment) -> Result<(), BridgeError> {
@@ -208,19 +222,40 @@ fn table(bridge: &str) -> String {
     format!("trierarch-{bridge}")
 }
 
-/// The rules that let the segment reach what this machine reaches.
-fn masquerade(name: &str, address: Cidr) -> String {
+/// The rules that let the segment reach what this machine reaches, and that lead published ports to it.
+fn rules(name: &str, address: Cidr, ports: &[(Ipv4Addr, HostPort)]) -> String {
     let (table, segment) = (table(name), address.masked());
-    format!(
-        "add table ip {table}\n\
-         delete table ip {table}\n\
-         table ip {table} {{\n\
-         \tchain postrouting {{\n\
+    let mut text = format!("add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n");
+    if !ports.is_empty() {
+        for (chain, hook) in [("prerouting", "dstnat"), ("output", "-100")] {
+            let _ = writeln!(text, "\tchain {chain} {{\n\t\ttype nat hook {chain} priority {hook}");
+            for (to, port) in ports {
+                let on = match port.host_ip.filter(|ip| !ip.is_unspecified()) {
+                    Some(ip) => format!("ip daddr {ip}"),
+                    None => "fib daddr type local".to_owned(),
+                };
+                let (protocol, from, to_port) = (port.protocol.name(), port.host_port, port.container_port);
+                let _ = writeln!(text, "\t\t{on} {protocol} dport {from} dnat to {to}:{to_port}");
+            }
+            let _ = writeln!(text, "\t}}");
+        }
+        // with the loopback addresses routable by the bridge, nobody else may send from or to them
+        let _ = writeln!(
+            text,
+            "\tchain loopback {{\n\t\ttype filter hook input priority filter\n\
+             \t\tiifname != \"lo\" ip daddr 127.0.0.0/8 ct state != {{ established, related }} drop\n\t}}"
+        );
+    }
+    let _ = write!(
+        text,
+        "\tchain postrouting {{\n\
          \t\ttype nat hook postrouting priority srcnat\n\
          \t\tip saddr {segment} ip daddr != {segment} oifname != \"{name}\" masquerade\n\
+         \t\tip saddr {{ {segment}, 127.0.0.0/8 }} oifname \"{name}\" ct status dnat masquerade\n\
          \t}}\n\
          }}\n"
-    )
+    );
+    text
 }
 
 /// The name, if it is short, plain and recognizably ours.
@@ -235,6 +270,7 @@ fn checked(name: &str) -> Result<String, BridgeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Protocol;
 
     #[test]
     fn names_are_ours_or_refused() {
@@ -248,7 +284,28 @@ mod tests {
 
     #[test]
     fn only_what_leaves_the_segment_is_masqueraded() {
-        let text = masquerade("tri0", "10.131.0.1/24".parse().unwrap());
+        let text = rules("tri0", "10.131.0.1/24".parse().unwrap(), &[]);
         assert!(text.contains("ip saddr 10.131.0.0/24 ip daddr != 10.131.0.0/24 oifname != \"tri0\" masquerade"), "{text}");
+    }
+
+    #[test]
+    fn published_ports_lead_to_the_segment() {
+        let port = |host_ip: Option<&str>, protocol, host_port| HostPort {
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            protocol,
+            host_port,
+            container_port: 80,
+        };
+        let to = Ipv4Addr::new(10, 89, 0, 2);
+        let ports = [(to, port(None, Protocol::Tcp, 8080)), (to, port(Some("127.0.0.1"), Protocol::Udp, 53))];
+        let text = rules("tri0", "10.89.0.1/16".parse().unwrap(), &ports);
+        for line in [
+            "type nat hook prerouting priority dstnat\n\t\tfib daddr type local tcp dport 8080 dnat to 10.89.0.2:80\n",
+            "ip daddr 127.0.0.1 udp dport 53 dnat to 10.89.0.2:80\n",
+            "ip saddr { 10.89.0.0/16, 127.0.0.0/8 } oifname \"tri0\" ct status dnat masquerade\n",
+            "iifname != \"lo\" ip daddr 127.0.0.0/8 ct state != { established, related } drop\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in {text}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -16,12 +17,19 @@ pub enum NftError {
     Refused(String),
 }
 
+/// Where `nft` is: shells of people who became root do not always look in the folders of administration.
+fn program() -> PathBuf {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::env::split_paths(&folders).chain(["/usr/sbin".into(), "/sbin".into()]);
+    all.map(|folder| folder.join("nft")).find(|path| path.is_file()).unwrap_or_else(|| "nft".into())
+}
+
 /// Loads `text` in one transaction, in the network namespace of the calling thread.
 ///
 /// # Errors
 /// `nft` is missing, or a line is wrong; then nothing has changed.
 pub(crate) fn load(text: &str) -> Result<(), NftError> {
-    let mut child = Command::new("nft")
+    let mut child = Command::new(program())
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
