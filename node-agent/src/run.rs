@@ -20,7 +20,7 @@ use crate::kubelet::image_manager::ImageManager;
 use crate::kubelet::messages::SandboxChanged;
 use crate::kubelet::prober::Task;
 use crate::kubelet::pull_token::PullToken;
-use crate::kubelet::{resource_watch, volumes};
+use crate::kubelet::{resource_watch, sweep, volumes};
 use crate::{feeders, node_status};
 
 /// Why the agent could not run. Errors of single pods never end it.
@@ -80,6 +80,13 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         .map_err(AgentError::Runtime)?;
     let runtime = Arc::new(runtime);
     let store = trierarch_images::Store::open(&config.images_dir).map_err(AgentError::Images)?;
+    let known: BTreeSet<String> = runtime.list_containers().into_iter().map(|container| container.id).collect();
+    let (containers, swept, owner) = (config.data_dir.join("containers"), store.clone(), config.node_name.clone());
+    // Before the first pod: a container that is being made is not known yet, either.
+    let swept = tokio::task::spawn_blocking(move || sweep::sweep(&containers, &swept, &owner, &known)).await;
+    if let Err(error) = swept {
+        tracing::warn!(%error, "Could not look for what an earlier agent left");
+    }
     let events = Recorder::start(config.client.clone(), config.node_name.clone());
     let http = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)

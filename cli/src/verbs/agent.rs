@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use trierarch_agent::AgentConfig;
 use trierarch_agent::bootstrap::{Identity, Join};
 use trierarch_client::JoinToken;
+use trierarch_images::{Auth, Mirror};
 
 /// Arguments of `agent`.
 #[derive(clap::Args, Debug)]
@@ -87,6 +88,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Arc::clone(&identity.serving) as _,
             identity.authority_pem.clone().into_bytes(),
         );
+        // they hold what was pushed and imported, under whatever name; a name's own registry is asked after them
+        let mirror =
+            |url: &String| Mirror { url: url.clone(), auth: Auth::Anonymous, ca_pem: Some(identity.authority_pem.clone().into_bytes()) };
+        config.registries.mirrors = args.join.iter().map(mirror).collect();
         config.images_dir = args.images_dir.unwrap_or_else(|| args.data_dir.join("images"));
         config.data_dir = args.data_dir;
         config.cgroup_parent = args.cgroup_parent;

@@ -10,12 +10,15 @@ use trierarch_images::{Image, Progress, Reference, RegistryOptions, Store};
 use super::backoff::{Backoff, KUBELET};
 use super::events::Recorder;
 use super::observed::Waiting;
+use super::pull_token::PullToken;
 use crate::clock;
 
 /// Makes images present on the node.
 pub struct ImageManager {
     store: Store,
     registries: RegistryOptions,
+    /// What the masters' registry is asked with.
+    token: PullToken,
     events: Recorder,
     backoff: Mutex<Backoff<String>>,
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -23,8 +26,8 @@ pub struct ImageManager {
 
 impl ImageManager {
     /// A manager of the images in `store`.
-    pub fn new(store: Store, registries: RegistryOptions, events: Recorder) -> Self {
-        Self { store, registries, events, backoff: Mutex::new(Backoff::new(KUBELET)), pulls: Mutex::default() }
+    pub fn new(store: Store, registries: RegistryOptions, token: PullToken, events: Recorder) -> Self {
+        Self { store, registries, token, events, backoff: Mutex::new(Backoff::new(KUBELET)), pulls: Mutex::default() }
     }
 
     /// The content store.
@@ -77,7 +80,7 @@ impl ImageManager {
         let turn = gate.lock().await;
         self.events.pod(pod, Some(&container.name), false, "Pulling", format!("Pulling image {name:?}"));
         let started = clock::instant_now();
-        let mut options = self.registries.clone();
+        let mut options = self.token.authenticated(&self.registries).await;
         for secret in secrets {
             let data = secret.data.iter().flatten().find(|(key, _)| key.as_str() == ".dockerconfigjson" || key.as_str() == ".dockercfg");
             if let Some((_, json)) = data

@@ -39,10 +39,19 @@ pub fn decide(snapshot: &dyn Snapshot, user: &User, info: &RequestInfo, now: jif
     if user.in_group(MASTERS) {
         return Decision::Allow(String::new());
     }
-    if let Some(decision) = node::decide(snapshot, user, info, now) {
-        return decision;
+    first_that_allows(node::decide(snapshot, user, info, now), || rbac::decide(snapshot, user, info))
+}
+
+/// What nodes may not by their nature, rules may still allow them; the refusal is the node authorizer's then.
+fn first_that_allows(node: Option<Decision>, rules: impl FnOnce() -> Decision) -> Decision {
+    match node {
+        None => rules(),
+        Some(Decision::NoOpinion(why)) => match rules() {
+            Decision::NoOpinion(_) => Decision::NoOpinion(why),
+            allowed => allowed,
+        },
+        Some(allowed) => allowed,
     }
-    rbac::decide(snapshot, user, info)
 }
 
 /// The refusal of a request, word for word as clients know it.
@@ -78,6 +87,21 @@ pub fn forbidden(user: &User, info: &RequestInfo, reason: &str) -> ApiError {
 mod tests {
     use super::*;
     use crate::request::Options;
+
+    #[test]
+    fn rules_may_allow_a_node_what_its_nature_does_not() {
+        let allow = |why: &str| Decision::Allow(why.to_owned());
+        let no = |why: &str| Decision::NoOpinion(why.to_owned());
+        for (node, rules, expected) in [
+            (Some(no("node")), allow("rule"), allow("rule")),
+            (Some(no("node")), no("rule"), no("node")),
+            (Some(allow("node")), no("rule"), allow("node")),
+            (None, allow("rule"), allow("rule")),
+            (None, no("rule"), no("rule")),
+        ] {
+            assert_eq!(first_that_allows(node, || rules), expected);
+        }
+    }
 
     #[test]
     fn refusals_read_as_upstream_writes_them() {
