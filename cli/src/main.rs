@@ -1,12 +1,15 @@
 //! The `trierarch` program: it parses, wires and waits. Every verb is a file in `verbs`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this crate is the one that talks to people")]
+#![allow(unreachable_pub, reason = "in a program, pub means visible in its other files")]
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cluster;
+mod kubectl;
+mod local;
 mod quantity;
 mod verbs;
 
@@ -27,7 +30,18 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/trierarch";
 Begin with:
   trierarch up                       a cluster of three masters and two nodes on this machine
   export KUBECONFIG=$(trierarch kubeconfig)
-  kubectl get nodes"
+  kubectl get nodes
+  trierarch build -t shop:1 docs/demo/shop && trierarch push shop:1
+  kubectl apply -f docs/demo/shop/
+
+Without a cluster:
+  trierarch run --rm -it shop:1 sh   a single container
+  trierarch ps -a                    what run has started
+
+Completion:
+  bash  source <(trierarch completion bash)
+  zsh   trierarch completion zsh > \"${fpath[1]}/_trierarch\"
+  fish  trierarch completion fish | source"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -46,6 +60,29 @@ enum Verb {
     Node(verbs::node::Args),
     /// Build, list, import, export, push and pull images
     Image(verbs::image::Args),
+    /// Build an image from a Containerfile
+    #[command(after_help = verbs::image::BUILD_EXAMPLES)]
+    Build(verbs::image::Alone<verbs::image::BuildArgs>),
+    /// List images
+    Images(verbs::image::Alone<verbs::image::LsArgs>),
+    /// Send an image to a registry: to the cluster's own unless the name begins with a host
+    Push(verbs::image::Alone<verbs::image::Named>),
+    /// Fetch an image: from the cluster's registry unless the name begins with a host
+    Pull(verbs::image::Alone<verbs::image::Named>),
+    /// Run a single container, without a cluster
+    Run(verbs::run::Args),
+    /// List containers of run
+    Ps(verbs::containers::PsArgs),
+    /// Show the output of a container of run
+    Logs(verbs::containers::LogsArgs),
+    /// Run a further process in a container of run
+    Exec(verbs::run::ExecArgs),
+    /// End containers of run
+    Stop(verbs::containers::StopArgs),
+    /// Remove containers of run
+    Rm(verbs::containers::RmArgs),
+    /// Talk to a cluster as the real kubectl does
+    Kubectl(kubectl::Args),
     /// Look at the replicated store
     Raft(verbs::raft::Args),
     /// Run a master
@@ -58,21 +95,42 @@ enum Verb {
         shell: clap_complete::Shell,
     },
     #[command(hide = true)]
+    RunKeeper(verbs::run::KeeperArgs),
+    #[command(hide = true)]
     Supervise(verbs::supervise::Args),
     #[command(hide = true)]
     NodeInit(verbs::node_init::Args),
 }
 
+impl Verb {
+    /// What is logged unless `TRIERARCH_LOG` says otherwise: parts of a cluster tell what they do, commands only what is wrong.
+    fn default_log(&self) -> &'static str {
+        match self {
+            Self::Server(_) | Self::Agent(_) | Self::Supervise(_) | Self::NodeInit(_) => "info,openraft=warn,actix_server=warn,h2=warn",
+            // what a kernel lacks is told by the parts that run all the time, not by every command again
+            _ => "warn,trierarch_runtime=error",
+        }
+    }
+}
+
 fn main() -> ExitCode {
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if let Some(words) = kubectl::called_as_kubectl(&words) {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        return kubectl::main(words);
+    }
     let cli = Cli::parse();
-    log();
+    log(cli.verb.default_log());
     // one provider for every TLS configuration of the process; a second call would only find it there
     let _installed = rustls::crypto::ring::default_provider().install_default();
     match run(cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            let exit = error.downcast_ref::<verbs::Exit>();
+            if exit.is_none_or(|exit| !exit.text.is_empty()) {
+                eprintln!("error: {error:#}");
+            }
+            exit.map_or(ExitCode::FAILURE, |exit| ExitCode::from(exit.code))
         }
     }
 }
@@ -84,6 +142,18 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Kubeconfig(args) => verbs::kubeconfig::run(&args),
         Verb::Node(args) => verbs::node::run(&args),
         Verb::Image(args) => verbs::image::run(args),
+        Verb::Build(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Build)),
+        Verb::Images(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Ls)),
+        Verb::Push(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Push)),
+        Verb::Pull(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Pull)),
+        Verb::Run(args) => verbs::run::run(args),
+        Verb::Ps(args) => verbs::containers::ps(&args),
+        Verb::Logs(args) => verbs::containers::logs(&args),
+        Verb::Exec(args) => verbs::run::run_exec(&args),
+        Verb::Stop(args) => verbs::containers::stop(&args),
+        Verb::Rm(args) => verbs::containers::rm(&args),
+        Verb::RunKeeper(args) => verbs::run::run_keeper(&args),
+        Verb::Kubectl(args) => kubectl::run(args),
         Verb::Raft(args) => verbs::raft::run(&args),
         Verb::Server(args) => verbs::server::run(args),
         Verb::Agent(args) => verbs::agent::run(args),
@@ -97,9 +167,9 @@ fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 /// Logs go to standard error; `TRIERARCH_LOG` chooses levels, as in `info,trierarch_raft=debug`.
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TRIERARCH_LOG")
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info,openraft=warn,actix_server=warn,h2=warn"));
+fn log(default: &str) {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("TRIERARCH_LOG").unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 

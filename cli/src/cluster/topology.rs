@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::quantity;
+
 /// What a user may choose.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -93,6 +95,12 @@ pub enum WishError {
     /// It must be a /24.
     #[error("invalid network {0}: give the first address of a /24, such as 10.131.0.0")]
     Network(Ipv4Addr),
+    /// A node cannot have more than all.
+    #[error("{0} CPU for each node: this machine has {1}")]
+    Cpu(String, String),
+    /// A node cannot have more than all.
+    #[error("{0} MiB of memory for each node: this machine has {1} MiB")]
+    Memory(u64, u64),
 }
 
 /// The cluster that fulfils a wish on a machine.
@@ -115,6 +123,12 @@ pub fn plan(wish: &Wish, machine: Machine) -> Result<Topology, WishError> {
     let [a, b, c, d] = wish.network.octets();
     if d != 0 {
         return Err(WishError::Network(wish.network));
+    }
+    if let Some(wanted) = wish.node_cpu_millis.filter(|wanted| *wanted > machine.cpu_millis) {
+        return Err(WishError::Cpu(quantity::show_cpu(wanted), quantity::show_cpu(machine.cpu_millis)));
+    }
+    if let Some(wanted) = wish.node_memory_bytes.filter(|wanted| *wanted > machine.memory_bytes) {
+        return Err(WishError::Memory(wanted >> 20, machine.memory_bytes >> 20));
     }
     let host = |prefix: char, base: u8, index: u8| Host {
         name: format!("{prefix}{index}"),
@@ -240,6 +254,8 @@ mod tests {
             (Wish { masters: 2, ..wish() }, WishError::Masters(2)),
             (Wish { nodes: 0, ..wish() }, WishError::Nodes(0)),
             (Wish { network: Ipv4Addr::new(10, 0, 0, 1), ..wish() }, WishError::Network(Ipv4Addr::new(10, 0, 0, 1))),
+            (Wish { node_cpu_millis: Some(2500), ..wish() }, WishError::Cpu("2.5".to_owned(), "2".to_owned())),
+            (Wish { node_memory_bytes: Some(9 << 30), ..wish() }, WishError::Memory(9 << 10, 8 << 10)),
         ] {
             assert_eq!(plan(&bad, MACHINE), Err(expected));
         }

@@ -41,16 +41,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("trierarch down needs root: it ends processes and removes network namespaces. Try: sudo trierarch down");
     }
-    runtime.block_on(take_down(&topology, args.images))?;
+    runtime.block_on(take_down(&topology, Take { images: args.images, logs: true }))?;
     println!("Cluster {:?} is down.", topology.name);
     Ok(())
 }
 
-/// Ends whatever of a cluster still runs and removes its files; images stay unless asked.
+/// What goes beside what a cluster cannot be without.
+#[derive(Clone, Copy, Debug)]
+pub struct Take {
+    /// The images.
+    pub images: bool,
+    /// The logs. They stay where they tell why a cluster did not come up.
+    pub logs: bool,
+}
+
+/// Ends whatever of a cluster still runs and removes its files.
 ///
 /// # Errors
 /// What could not be removed.
-pub async fn take_down(topology: &Topology, images: bool) -> anyhow::Result<()> {
+pub async fn take_down(topology: &Topology, take: Take) -> anyhow::Result<()> {
     let supervisor = Remembered::load(&pid_file(&topology.run_dir(), "supervisor"));
     if let Some(process) = supervisor.filter(Remembered::is_alive) {
         // an answer is welcome, the end is what counts
@@ -65,11 +74,9 @@ pub async fn take_down(topology: &Topology, images: bool) -> anyhow::Result<()> 
         }
     }
     supervisor::remove(topology).await?;
-    for name in ["masters", "nodes", "log"] {
+    let more = [("images", take.images), ("log", take.logs)].into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name);
+    for name in ["masters", "nodes", "builds"].into_iter().chain(more) {
         remove_directory(&topology.data_dir.join(name))?;
-    }
-    if images {
-        remove_directory(&topology.data_dir.join("images"))?;
     }
     for name in ["token", "agent-token", "authority.pem", "kubeconfig", "cluster.json"] {
         let path = topology.data_dir.join(name);

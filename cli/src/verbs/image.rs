@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,7 +13,14 @@ use trierarch_client::{Client, kubeconfig};
 use trierarch_images::build::BuildOptions;
 use trierarch_images::{Auth, Event, ExportFormat, ImportOptions, Mirror, Progress, Reference, RegistryOptions, Store};
 
+use super::Exit;
 use crate::cluster::topology::Topology;
+use crate::local::builder::Builder;
+
+/// How long a step of an interrupted build may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// What a process says that a signal has ended.
+const INTERRUPTED: u8 = 130;
 
 /// Arguments of `image`.
 #[derive(clap::Args, Debug)]
@@ -29,46 +37,15 @@ pub struct Args {
 #[derive(clap::Subcommand, Debug)]
 pub enum Action {
     /// Build an image from a Containerfile
-    #[command(after_help = "Example:\n  trierarch image build -t shop:1 docs/demo/shop")]
-    Build {
-        /// Name of the result (may be given several times)
-        #[arg(short, long = "tag", required = true)]
-        tags: Vec<String>,
-        /// The Containerfile [default: Containerfile or Dockerfile in the context]
-        #[arg(short, long)]
-        file: Option<PathBuf>,
-        /// A value of ARG, as NAME=VALUE
-        #[arg(long = "build-arg", value_parser = pair)]
-        build_args: Vec<(String, String)>,
-        /// A label, as NAME=VALUE
-        #[arg(long = "label", value_parser = pair)]
-        labels: Vec<(String, String)>,
-        /// Stop after this stage
-        #[arg(long)]
-        target: Option<String>,
-        /// Do every step again
-        #[arg(long)]
-        no_cache: bool,
-        /// The directory that COPY and ADD read
-        context: PathBuf,
-    },
+    #[command(after_help = BUILD_EXAMPLES)]
+    Build(BuildArgs),
     /// Send an image to a registry: to the cluster's own unless the name begins with a host
-    Push {
-        /// Its name
-        name: String,
-    },
+    Push(Named),
     /// Fetch an image from a registry
-    Pull {
-        /// Its name
-        name: String,
-    },
+    Pull(Named),
     /// List images
     #[command(visible_alias = "list")]
-    Ls {
-        /// Names only
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(LsArgs),
     /// Remove names; content that nothing uses any more goes with them
     Rm {
         /// Names or ids
@@ -101,6 +78,73 @@ pub enum Action {
     },
 }
 
+/// Shown below the help of `build`.
+pub const BUILD_EXAMPLES: &str = "\
+Examples:
+  trierarch build -t shop:1 docs/demo/shop
+  trierarch build -t shop:2 --build-arg VERSION=2 --target web .
+
+FROM scratch, an image that is here, a stage, or an image to be pulled. What .containerignore or .dockerignore names stays out. RUN has this
+machine's network. Unchanged steps are taken from the cache; --no-cache does every step again.";
+
+/// Arguments of `build`.
+#[derive(clap::Args, Debug)]
+pub struct BuildArgs {
+    /// Name of the result (may be given several times)
+    #[arg(short, long = "tag", required = true)]
+    pub tags: Vec<String>,
+    /// The Containerfile [default: Containerfile or Dockerfile in the context]
+    #[arg(short, long)]
+    pub file: Option<PathBuf>,
+    /// A value of ARG, as NAME=VALUE
+    #[arg(long = "build-arg", value_parser = pair)]
+    pub build_args: Vec<(String, String)>,
+    /// A label, as NAME=VALUE
+    #[arg(long = "label", value_parser = pair)]
+    pub labels: Vec<(String, String)>,
+    /// Stop after this stage
+    #[arg(long)]
+    pub target: Option<String>,
+    /// Do every step again
+    #[arg(long)]
+    pub no_cache: bool,
+    /// The directory that COPY and ADD read
+    pub context: PathBuf,
+}
+
+/// Arguments of `push` and `pull`.
+#[derive(clap::Args, Debug)]
+pub struct Named {
+    /// Its name
+    pub name: String,
+}
+
+/// Arguments of `images`.
+#[derive(clap::Args, Debug)]
+pub struct LsArgs {
+    /// Names only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// A verb of `image` that also stands for itself: `trierarch build` is `trierarch image build`.
+#[derive(clap::Args, Debug)]
+pub struct Alone<T: clap::Args> {
+    /// Where the cluster and its images are kept
+    #[arg(long, default_value = crate::DEFAULT_DATA_DIR, env = "TRIERARCH_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// What to do
+    #[command(flatten)]
+    pub args: T,
+}
+
+impl<T: clap::Args> Alone<T> {
+    /// The same, as a verb of `image`.
+    pub fn as_image(self, action: impl FnOnce(T) -> Action) -> Args {
+        Args { data_dir: self.data_dir, action: action(self.args) }
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| format!("{text:?}: write NAME=VALUE"))
 }
@@ -114,29 +158,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let store = Store::open(data_dir.join("images")).with_context(|| format!("cannot open the images in {}", data_dir.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match args.action {
-        Action::Build { tags, file, build_args, labels, target, no_cache, context } => {
-            let options = BuildOptions {
-                context,
-                file,
-                tags: tags.iter().map(|tag| reference(tag)).collect::<anyhow::Result<_>>()?,
-                args: build_args.into_iter().collect(),
-                labels: labels.into_iter().collect(),
-                target,
-                no_cache,
-                source_date_epoch: None,
-                registry: RegistryOptions::default(),
-                runner: None,
-            };
-            runtime.block_on(trierarch_images::build::build(&store, &options, progress()))?;
+        Action::Build(args) => build(runtime, &store, &data_dir, args),
+        Action::Push(Named { name }) => runtime.block_on(push(&store, &data_dir, &name)),
+        Action::Pull(Named { name }) => {
+            let reference = reference(&name)?;
+            let mirrors = if names_a_host(&name) { Vec::new() } else { mirrors(&runtime, &data_dir) };
+            let options = RegistryOptions { mirrors, ..RegistryOptions::default() };
+            runtime.block_on(trierarch_images::pull(&store, &reference, &options, progress()))?;
             Ok(())
         }
-        Action::Push { name } => runtime.block_on(push(&store, &data_dir, &name)),
-        Action::Pull { name } => {
-            let name = reference(&name)?;
-            runtime.block_on(trierarch_images::pull(&store, &name, &RegistryOptions::default(), progress()))?;
-            Ok(())
-        }
-        Action::Ls { quiet } => list(&store, quiet),
+        Action::Ls(LsArgs { quiet }) => list(&store, quiet),
         Action::Rm { names } => remove(&store, &names),
         Action::Tag { name, new_name } => {
             let image = store.find(&name)?.with_context(|| format!("image {name:?} not found"))?;
@@ -155,12 +186,57 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+fn build(runtime: tokio::runtime::Runtime, store: &Store, data_dir: &Path, args: BuildArgs) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("building needs root: layers hold owners, and RUN makes namespaces. Try: sudo trierarch build");
+    }
+    if !args.context.is_dir() {
+        bail!("{} is no directory: the context is the directory that COPY reads", args.context.display());
+    }
+    let tags = args.tags.iter().map(|tag| reference(tag)).collect::<anyhow::Result<_>>()?;
+    let builder = Builder::open(data_dir)?;
+    let options = BuildOptions {
+        context: args.context,
+        file: args.file,
+        tags,
+        args: args.build_args.into_iter().collect(),
+        labels: args.labels.into_iter().collect(),
+        target: args.target,
+        no_cache: args.no_cache,
+        source_date_epoch: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok()),
+        registry: RegistryOptions { mirrors: mirrors(&runtime, data_dir), ..RegistryOptions::default() },
+        runner: Some(builder.runner()),
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            built = trierarch_images::build::build(store, &options, progress()) => built.map(drop).map_err(anyhow::Error::from),
+            () = super::interrupted() => Err(Exit::saying(INTERRUPTED, &anyhow::anyhow!("interrupted; finished steps stay in the cache"))),
+        }
+    });
+    // ends what still runs; a step that loses its container ends by itself
+    drop(builder);
+    runtime.shutdown_timeout(END_PATIENCE);
+    outcome
+}
+
+/// The registries that are asked before the one in a name: the cluster's, if one is up here.
+pub fn mirrors(runtime: &tokio::runtime::Runtime, data_dir: &Path) -> Vec<Mirror> {
+    let Ok(Some(topology)) = crate::cluster::load(data_dir) else { return Vec::new() };
+    match runtime.block_on(cluster_registry(&topology)) {
+        Ok(mirror) => vec![mirror],
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "The cluster's registry is not asked");
+            Vec::new()
+        }
+    }
+}
+
 fn reference(text: &str) -> anyhow::Result<Reference> {
     Reference::parse(text).with_context(|| format!("{text:?} is no image name"))
 }
 
 /// Shows a bar on a terminal and a line for each step elsewhere.
-fn progress() -> Progress {
+pub fn progress() -> Progress {
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {msg}") {
         bar.set_style(style);
@@ -203,7 +279,7 @@ fn list(store: &Store, quiet: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let names =
-        images.iter().flat_map(|image| image.names.iter().map(move |name| (name.repository(), name.tag().unwrap_or("<none>"), image)));
+        images.iter().flat_map(|image| image.names.iter().map(move |name| (repository(name), name.tag().unwrap_or("<none>"), image)));
     let rows: Vec<_> = names.collect();
     let width = rows.iter().map(|(repository, ..)| repository.len()).max().unwrap_or(0).max("REPOSITORY".len());
     println!("{:width$}  {:12}  {:12}  {:>9}", "REPOSITORY", "TAG", "IMAGE ID", "SIZE");
@@ -211,6 +287,13 @@ fn list(store: &Store, quiet: bool) -> anyhow::Result<()> {
         println!("{repository:width$}  {tag:12}  {:12}  {:>9}", &image.id.hex()[..12], indicatif::HumanBytes(image.size_bytes).to_string());
     }
     Ok(())
+}
+
+/// A name as people write it, without its tag.
+fn repository(name: &Reference) -> String {
+    let familiar = name.familiar();
+    let tag = name.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+    familiar.strip_suffix(&tag).map_or_else(|| familiar.clone(), str::to_owned)
 }
 
 fn remove(store: &Store, names: &[String]) -> anyhow::Result<()> {
@@ -239,7 +322,10 @@ fn import(store: &Store, archive: &Path) -> anyhow::Result<()> {
         trierarch_images::import(store, file, &options, &progress())
     }
     .with_context(|| format!("cannot import {}", archive.display()))?;
-    println!("Imported {} images.", imported.len());
+    match imported.len() {
+        1 => println!("Imported 1 image."),
+        count => println!("Imported {count} images."),
+    }
     Ok(())
 }
 
@@ -280,6 +366,15 @@ async fn cluster_registry(topology: &Topology) -> anyhow::Result<Mirror> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_listed_as_people_write_them() {
+        for (name, expected) in
+            [("shop:1", "shop"), ("localhost:5000/shop:1", "localhost:5000/shop"), ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause")]
+        {
+            assert_eq!(repository(&Reference::parse(name).expect("a name")), expected);
+        }
+    }
 
     #[test]
     fn only_names_with_a_host_leave_the_cluster() {

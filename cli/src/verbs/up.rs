@@ -13,6 +13,7 @@ use serde_json::Value;
 use trierarch_client::{Client, Request, kubeconfig};
 use trierarch_controlplane::identity::{Bundle, LeafRequest, pki};
 
+use super::down::Take;
 use crate::cluster::process::{Remembered, pid_file};
 use crate::cluster::supervisor::{self, Order};
 use crate::cluster::topology::{self, Machine, Topology, Wish};
@@ -46,7 +47,7 @@ pub struct Args {
     #[arg(long, default_value_t = Ipv4Addr::new(10, 131, 0, 0))]
     pub network: Ipv4Addr,
     /// Port on 127.0.0.1 that leads to the masters
-    #[arg(long, default_value_t = 6443)]
+    #[arg(long, default_value_t = 6443, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// CPUs of each node, such as 2 or 500m [default: an equal share of the machine]
     #[arg(long, value_parser = quantity::cpu_millis)]
@@ -89,11 +90,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let ready = wait_until_ready(&topology, started, Duration::from_secs(args.timeout));
         let outcome = tokio::select! {
             outcome = ready => outcome,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            () = super::interrupted() => Err(super::Exit { code: 130, text: "interrupted".to_owned() }.into()),
         };
         if let Err(error) = outcome {
             eprintln!("Taking down what was started ...");
-            super::down::take_down(&topology, false).await?;
+            super::down::take_down(&topology, Take { images: false, logs: false }).await?;
             return Err(error);
         }
         tell(&topology, started);
@@ -123,15 +124,16 @@ async fn check(topology: &Topology) -> anyhow::Result<()> {
         let pid_file = pid_file(&earlier.run_dir(), "supervisor");
         if let Some(process) = Remembered::load(&pid_file).filter(Remembered::is_alive) {
             bail!(
-                "cluster {:?} is up already in {} (supervisor {}). Use it with\n  export KUBECONFIG={}\nor end it with\n  trierarch down",
+                "cluster {:?} is up already in {} (supervisor {}). Use it with\n  export KUBECONFIG={}\nor end it with\n  trierarch down{}",
                 earlier.name,
                 topology.data_dir.display(),
                 process.pid,
-                earlier.kubeconfig().display()
+                earlier.kubeconfig().display(),
+                data_dir_option(&topology.data_dir)
             );
         }
         eprintln!("Removing what an earlier cluster {:?} left behind ...", earlier.name);
-        super::down::take_down(&earlier, false).await?;
+        super::down::take_down(&earlier, Take { images: false, logs: true }).await?;
     }
     if std::net::TcpListener::bind(("127.0.0.1", topology.port)).is_err() {
         bail!("port {} on 127.0.0.1 is taken: choose another with --port", topology.port);
@@ -139,9 +141,14 @@ async fn check(topology: &Topology) -> anyhow::Result<()> {
     if Path::new("/sys/class/net").join(&topology.bridge).exists() {
         bail!("a link {} exists already: another cluster of this name runs from another directory; choose another --name", topology.bridge);
     }
-    std::fs::create_dir_all(&topology.data_dir).with_context(|| format!("cannot make {}", topology.data_dir.display()))?;
-    let file_system =
-        nix::sys::statvfs::statvfs(&topology.data_dir).with_context(|| format!("cannot look at {}", topology.data_dir.display()))?;
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    if let Some(link) = link_into(&routes, topology.gateway) {
+        let [a, b, c, _] = topology.gateway.octets();
+        bail!("network {a}.{b}.{c}.0/24 is in use on this machine (link {link}): choose another with --network");
+    }
+    // the directory is not made yet: nothing stays of what is refused
+    let existing = topology.data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let file_system = nix::sys::statvfs::statvfs(existing).with_context(|| format!("cannot look at {}", existing.display()))?;
     let free = file_system.blocks_available() * file_system.fragment_size();
     if free < DISK_FREE_MIN_BYTES {
         bail!(
@@ -157,6 +164,27 @@ async fn check(topology: &Topology) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The link that leads into the /24 of an address, by the text of `/proc/net/route` (`proc(5)`: numbers in hexadecimal, bytes swapped);
+/// default routes lead anywhere and do not count.
+fn link_into(routes: &str, address: Ipv4Addr) -> Option<&str> {
+    let ours = u32::from(address) & 0xffff_ff00;
+    routes.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |index: usize| fields.get(index).and_then(|text| u32::from_str_radix(text, 16).ok()).map(u32::swap_bytes);
+        let (destination, mask) = (number(1)?, number(7)?);
+        let common = mask & 0xffff_ff00;
+        (mask != 0 && destination & common == ours & common).then(|| fields[0])
+    })
+}
+
+/// The option by which other verbs find this cluster; nothing when they find it by themselves.
+fn data_dir_option(data_dir: &Path) -> String {
+    match data_dir == Path::new(crate::DEFAULT_DATA_DIR) {
+        true => String::new(),
+        false => format!(" --data-dir {}", data_dir.display()),
+    }
+}
+
 fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).map(|folder| folder.join(program)).find(|file| file.is_file())
@@ -164,6 +192,7 @@ fn which(program: &str) -> Option<PathBuf> {
 
 /// Makes the cluster's secrets and files: the first master finds its bundle, the administrator his kubeconfig.
 fn prepare(topology: &Topology) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&topology.data_dir).with_context(|| format!("cannot make {}", topology.data_dir.display()))?;
     let now = jiff::Timestamp::now();
     let first = topology.masters.first().context("a cluster has a master")?;
     let first_dir = topology.master_dir(first);
@@ -340,12 +369,12 @@ fn tell(topology: &Topology, started: Instant) {
   logs        {}
 
 Next:
-  export KUBECONFIG=$(trierarch kubeconfig{dir})
+{remember}  export KUBECONFIG=$(trierarch kubeconfig)
   kubectl get nodes -o wide
-  trierarch image build -t shop:1 docs/demo/shop && trierarch image push shop:1
-  kubectl apply -f docs/demo/shop/
+  trierarch build -t shop:1 docs/demo/shop && trierarch push shop:1
+  kubectl apply -f docs/demo/shop/      see docs/demo/shop/README.md
   trierarch raft status
-  trierarch down{dir}",
+  trierarch down",
         topology.name,
         now().duration_since(started).as_secs_f64(),
         masters.join(", "),
@@ -355,10 +384,9 @@ Next:
         topology.port,
         topology.kubeconfig().display(),
         topology.data_dir.join("log").display(),
-        dir = if topology.data_dir == Path::new(crate::DEFAULT_DATA_DIR) {
-            String::new()
-        } else {
-            format!(" --data-dir {}", topology.data_dir.display())
+        remember = match topology.data_dir == Path::new(crate::DEFAULT_DATA_DIR) {
+            true => String::new(),
+            false => format!("  export TRIERARCH_DATA_DIR={}\n", topology.data_dir.display()),
         },
     );
 }
@@ -371,4 +399,27 @@ pub async fn order(data_dir: &Path, order: &Order) -> anyhow::Result<supervisor:
     let topology = crate::cluster::load(data_dir)?
         .with_context(|| format!("no cluster is up in {}: start one with trierarch up", data_dir.display()))?;
     supervisor::ask(&topology, order).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_that_is_in_use_is_found() {
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+                      eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+                      tri-a\t00008E0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+                      vpn\t0000A8C0\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+                      host\t0500630A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n";
+        for (address, link) in [
+            ([10, 142, 0, 1], Some("tri-a")),
+            ([10, 142, 1, 1], None),
+            ([192, 168, 7, 1], Some("vpn")),
+            ([10, 99, 0, 1], Some("host")),
+            ([10, 131, 0, 1], None),
+        ] {
+            assert_eq!(link_into(routes, Ipv4Addr::from(address)), link, "{address:?}");
+        }
+    }
 }

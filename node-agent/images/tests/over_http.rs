@@ -1,4 +1,5 @@
 //! Pull and push over HTTP against our own registry, with everything that goes wrong on a network.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 #[path = "../examples/registry/server.rs"]
 mod server;

@@ -1,4 +1,5 @@
 //! The registry and the archives against skopeo, which stands for every other tool. Needs the Debian package `skopeo`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 #[path = "../examples/registry/server.rs"]
 mod server;
