@@ -236,7 +236,11 @@ pub async fn start_container(
     };
     let made = {
         let (context, pod, container, sandbox) = (Arc::clone(context), Arc::clone(pod), container.clone(), sandbox.clone());
-        blocking(move || create(&context, &pod, &container, attempt, &sandbox, &values, &image)).await
+        blocking(move || {
+            let id = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+            create(&context, &pod, &container, &Making { id, attempt, sandbox: &sandbox, sources: &values, image: &image })
+        })
+        .await
     };
     let mut made = match made.and_then_ok() {
         Ok(made) => made,
@@ -293,15 +297,27 @@ impl<T> AndThenOk<T> for Result<Result<T, Waiting>, String> {
     }
 }
 
-fn create(
-    context: &Context,
-    pod: &Pod,
-    container: &Container,
+/// What a further run of a container is made with.
+struct Making<'a> {
+    id: String,
     attempt: i32,
-    sandbox: &SandboxRecord,
-    sources: &super::sources::Sources,
-    image: &trierarch_images::Image,
-) -> Result<Attempt, Waiting> {
+    sandbox: &'a SandboxRecord,
+    sources: &'a super::sources::Sources,
+    image: &'a trierarch_images::Image,
+}
+
+/// Makes a container; what was made for one that does not come to be is taken back.
+fn create(context: &Context, pod: &Pod, container: &Container, making: &Making<'_>) -> Result<Attempt, Waiting> {
+    make(context, pod, container, making).inspect_err(|_problem| {
+        if let Err(error) = remove_files(context, pod, &container.name, &making.id) {
+            tracing::warn!(container = container.name, error, "Could not remove what was made for a container");
+        }
+    })
+}
+
+fn make(context: &Context, pod: &Pod, container: &Container, making: &Making<'_>) -> Result<Attempt, Waiting> {
+    let Making { id, attempt, sandbox, sources, image } = making;
+    let (id, attempt) = (id.clone(), *attempt);
     let config_error = |message: String| waiting("CreateContainerConfigError", message, RETRY);
     let create_error = |message: String| waiting("CreateContainerError", message, RETRY);
     let pod_uid = uid(pod);
@@ -332,7 +348,6 @@ fn create(
         // The pod may have been resized since its sandbox was made.
         tracing::debug!(container = container.name, %error, "Could not bring a pod's limits up to date");
     }
-    let id = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
     let layers = context.images.store().prepare(image).map_err(|e| create_error(trierarch_images::chain(&e)))?;
     let writable = context.config.data_dir.join("containers").join(&id);
     let rootfs = RootfsSpec::overlay(layers.lowerdirs(), writable.join("upper"), writable.join("work"));
@@ -431,11 +446,20 @@ fn make_room(context: &Context, pod: &Pod, name: &str) {
     }
 }
 
-fn forget(context: &Context, pod: &Pod, name: &str, run: &ContainerStatus) -> Result<(), String> {
+/// The writable layer, the pin and the termination message of a container.
+fn remove_files(context: &Context, pod: &Pod, name: &str, id: &str) -> Result<(), String> {
+    remove_dir(&context.config.data_dir.join("containers").join(id))?;
+    context.images.store().unpin(&context.config.node_name, id).map_err(|e| trierarch_images::chain(&e))?;
+    match fs::remove_file(context.pod_dir(&uid(pod)).join("containers").join(name).join(id)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// Ends a run if need be and removes all that is left of it.
+pub fn forget(context: &Context, pod: &Pod, name: &str, run: &ContainerStatus) -> Result<(), String> {
     context.runtime.remove_container(&run.id).map_err(|e| e.to_string())?;
-    remove_dir(&context.config.data_dir.join("containers").join(&run.id))?;
-    context.images.store().unpin(&context.config.node_name, &run.id).map_err(|e| trierarch_images::chain(&e))?;
-    let _ = fs::remove_file(context.pod_dir(&uid(pod)).join("containers").join(name).join(&run.id));
+    remove_files(context, pod, name, &run.id)?;
     let Some((dir, file)) = run.log_path.as_ref().and_then(|path| Some((path.parent()?, path.file_name()?.to_str()?))) else {
         return Ok(());
     };

@@ -47,9 +47,7 @@ pub fn compute(input: &Input<'_>) -> PodStatus {
 
     let mut phase = phase(spec, &init_statuses, &statuses, ended(input));
     // Whatever its containers said at their end: the agent ended the pod, so it failed.
-    if let Some(failure) = &input.record.failure
-        && no_process(input)
-    {
+    if input.record.failure.is_some() && no_process(input) {
         phase = "Failed";
     }
     if let Some(old_phase @ ("Succeeded" | "Failed")) = old.phase.as_deref() {

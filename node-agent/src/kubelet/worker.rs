@@ -22,8 +22,7 @@ use super::pod_actions::{self, Action, find_container};
 use super::pod_status;
 use super::probe::ProbeKind;
 use super::prober::{self, Target, Task};
-use super::restart;
-use super::volumes;
+use super::{restart, runs, sweep, volumes};
 use crate::clock;
 
 /// A pod has a few events at a time; the kubelet repeats what did not fit.
@@ -538,6 +537,7 @@ impl PodWorker {
                 let _ = cancel.send(());
             }
         }
+        self.live.serves_until = pod_actions::serves_until(&self.pod, self.live.serves_until, clock::now());
         let (before, after) = (old.metadata.deletion_grace_period_seconds, self.pod.metadata.deletion_grace_period_seconds);
         if let (true, true, Some(before), Some(after)) = (was, is, before, after)
             && after < before
@@ -593,9 +593,29 @@ impl PodWorker {
         }
     }
 
+    /// Ends what began while an earlier agent died. Until that is done, nothing else begins under the same name.
+    fn end_strays(&mut self, ctx: &mut ActorContext<Self>) {
+        let all = self.context.runtime.list_containers();
+        for run in sweep::strays(&all, &self.uid(), &self.record) {
+            let name = run.spec.labels.get(runs::CONTAINER_NAME).cloned().unwrap_or_default();
+            tracing::info!(pod = self.pod.metadata.name, container = name, "Found a container that an earlier agent did not get to report");
+            let key = EffectKey::Kill(name.clone());
+            self.live.in_flight.insert(key.clone());
+            let (context, pod, run) = (Arc::clone(&self.context), Arc::clone(&self.pod), run.clone());
+            self.run(ctx, key, async move {
+                let done = effects::blocking(move || effects::forget(&context, &pod, &name, &run)).await.and_then(|done| done);
+                if let Err(error) = done {
+                    tracing::warn!(error, "Could not end a container");
+                }
+                EffectResult::Killed
+            });
+        }
+    }
+
     /// After a restart of the agent: what runs is probed again, references are followed again.
     fn adopt(&mut self, ctx: &mut ActorContext<Self>) {
         self.look_at_runtime();
+        self.end_strays(ctx);
         self.record.volumes_ready &= volumes::present(&self.context.volume_dirs(&self.uid()), &self.pod);
         let reported: BTreeMap<String, (bool, bool)> = self
             .pod
