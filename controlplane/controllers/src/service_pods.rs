@@ -42,7 +42,7 @@ pub(crate) fn addresses(pod: &Value) -> Vec<&str> {
 }
 
 /// The first address of a family.
-pub(crate) fn address<'a>(pod: &'a Value, ipv6: bool) -> Option<&'a str> {
+pub(crate) fn address(pod: &Value, ipv6: bool) -> Option<&str> {
     addresses(pod).into_iter().find(|ip| ip.contains(':') == ipv6)
 }
 

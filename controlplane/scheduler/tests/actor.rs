@@ -1,4 +1,5 @@
 //! The actor in front of a cluster in memory: pods get nodes, users are told, and nothing happens after the stop.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -37,7 +37,7 @@ impl Controller for TaintEviction {
         if change.resource == NODES
             && let Some(node) = &change.new
         {
-            let before = change.old.as_ref().map(|old| taints(old)).unwrap_or_default();
+            let before = change.old.as_ref().map(taints).unwrap_or_default();
             let after = taints(node);
             if before != after && !after.is_empty() {
                 keys.extend(view.by_term(&PODS, None, &IndexTerm::Node(node.name.clone())).iter().map(|pod| pod.key()));

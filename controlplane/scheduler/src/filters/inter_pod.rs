@@ -38,7 +38,7 @@ impl<'a> Neighbours<'a> {
         for (term, domains) in pod.near.iter().zip(&self.near) {
             match row.labels.get(&term.topology_key) {
                 None => return Some(Refusal::Affinity),
-                Some(value) if !domains.contains_key(value.as_str()) && !(nobody_yet && self.own_group) => {
+                Some(value) if !(domains.contains_key(value.as_str()) || nobody_yet && self.own_group) => {
                     return Some(Refusal::Affinity);
                 }
                 Some(_) => {}

@@ -38,7 +38,7 @@ impl<'a> Domains<'a> {
         let kept: Option<Vec<Counts<'a>>> = hard
             .iter()
             .map(|spread| {
-                let all_count = !(picky && spread.honour_affinity) && !spread.honour_taints;
+                let all_count = !(spread.honour_taints || picky && spread.honour_affinity);
                 nodes.members(&Sort::spread(spread, pod)).filter(|counts| all_count && counts.is_complete())
             })
             .collect();
