@@ -39,7 +39,10 @@ prepare_node() {
 
 # What the tests use beside that.
 prepare_tests() {
+  # tests copy busybox into root file systems of their own, so one that loads libraries will not do
+  local busybox=/bin/busybox
+  ! ldd "$busybox" >/dev/null 2>&1 || busybox=/nonexistent/busybox
   # Debian's kubectl is old (1.20); one that is there already is left alone, and both will do
-  install_missing nft:nftables ip:iproute2 skopeo:skopeo /bin/busybox:busybox-static conntrack:conntrack \
+  install_missing nft:nftables ip:iproute2 skopeo:skopeo "$busybox:busybox-static" conntrack:conntrack \
     mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs losetup:mount setpriv:util-linux kubectl:kubernetes-client
 }
