@@ -12,4 +12,4 @@ pub const APPLIED: &str = "trierarch.io/services-applied";
 /// On a pod that is being deleted: no node sends it new connections any more.
 pub const LEFT: &str = "trierarch.io/endpoints-left";
 /// An agent waits no longer than this for [`LEFT`].
-pub const HOLD_MAX: Duration = Duration::from_secs(2);
+pub const HOLD_MAX: Duration = Duration::from_secs(5);

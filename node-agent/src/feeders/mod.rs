@@ -138,11 +138,16 @@ fn addresses(slice: &EndpointSlice, node: &str, port: u16) -> Vec<Endpoint> {
     out
 }
 
-/// Whether a pod is among the endpoints that get new connections.
+/// Whether a pod is among the endpoints that get new connections, or was until it began to end: some node may not have heard of that.
 pub fn is_endpoint(slices: &Reflected<EndpointSlice>, namespace: &str, uid: Option<&str>) -> bool {
     let own = slices.iter().filter(|((of, _), _)| of == namespace).flat_map(|(_, slice)| slice.endpoints.iter().flatten());
-    own.filter(|endpoint| endpoint.target_ref.as_ref().is_some_and(|target| uid.is_some() && target.uid.as_deref() == uid))
-        .any(|endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false)))
+    own.filter(|endpoint| endpoint.target_ref.as_ref().is_some_and(|target| uid.is_some() && target.uid.as_deref() == uid)).any(
+        |endpoint| {
+            endpoint.conditions.as_ref().is_none_or(|conditions| {
+                conditions.ready != Some(false) || (conditions.terminating == Some(true) && conditions.serving == Some(true))
+            })
+        },
+    )
 }
 
 /// Whether a pod may wait to hear that no node sends it clients any more.
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_an_endpoint_until_its_slice_says_otherwise() {
+    fn a_pod_serves_until_every_node_has_heard_otherwise() {
         let slices = |conditions: Value| {
             one::<EndpointSlice>(
                 "n",
@@ -225,7 +230,10 @@ mod tests {
         assert!(is_endpoint(&serving, "n", Some("u")) && !somebody_leaves(&serving));
         assert!(!is_endpoint(&serving, "other", Some("u")) && !is_endpoint(&serving, "n", Some("v")) && !is_endpoint(&serving, "n", None));
         let leaving = slices(json!({"ready": false, "serving": true, "terminating": true}));
-        assert!(!is_endpoint(&leaving, "n", Some("u")) && somebody_leaves(&leaving));
+        assert!(is_endpoint(&leaving, "n", Some("u")), "the slice may have been faster than the pod's own deletion");
+        assert!(somebody_leaves(&leaving));
+        let unready = slices(json!({"ready": false, "serving": false, "terminating": true}));
+        assert!(!is_endpoint(&unready, "n", Some("u")), "nobody was ever sent there");
     }
 
     #[test]

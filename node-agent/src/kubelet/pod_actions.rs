@@ -11,6 +11,9 @@ use trierarch_api::departure;
 use super::observed::{ContainerRecord, EffectKey, Live, PodFailure, PodRecord};
 use super::restart::{init_restarts, is_complete, is_sidecar, restarts};
 
+/// Requests that were under way when the last node stopped to send new ones have this long before the signal, which may end them.
+const UNDER_WAY: SignedDuration = SignedDuration::from_millis(200);
+
 /// What the decision looks at.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -158,15 +161,21 @@ pub fn grace_seconds(input: &Input<'_>) -> i64 {
     grace.max(0)
 }
 
-/// Until when the pod goes on although it is being deleted, because nodes still send it clients.
-fn serves_until(input: &Input<'_>) -> Option<Timestamp> {
-    let left = input.pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(departure::LEFT));
-    let hurried = input.vanished || left || grace_seconds(input) == 0;
+/// Until when a pod goes on that was to go on until `before`: if no node sends it new clients any more, for as long as a request may take
+/// that is under way.
+pub fn serves_until(pod: &Pod, before: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    let left = pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(departure::LEFT));
+    before.map(|until| if left { until.min(now + UNDER_WAY) } else { until })
+}
+
+/// Until when the pod goes on although it is being deleted.
+fn goes_on_until(input: &Input<'_>) -> Option<Timestamp> {
+    let hurried = input.vanished || grace_seconds(input) == 0;
     input.live.serves_until.filter(|until| !hurried && input.now < *until)
 }
 
 fn end(spec: &PodSpec, input: &Input<'_>, plan: &mut Plan) {
-    if let Some(until) = serves_until(input) {
+    if let Some(until) = goes_on_until(input) {
         plan.wake(until);
         return;
     }

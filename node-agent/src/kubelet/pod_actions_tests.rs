@@ -132,11 +132,20 @@ fn a_pod_that_is_deleted_serves_until_no_client_is_sent_to_it() {
     let serving = || Case::new(two()).running("a").running("b").with(|c| c.live.serves_until = Some(at(3)));
     serving().deleted(7).check(&[]);
     assert_eq!(serving().deleted(7).plan().wake_at, Some(at(3)));
-    let left = |case: Case| case.with(|c| c.pod["metadata"]["annotations"] = json!({departure::LEFT: "true"}));
-    left(serving().deleted(7)).check(&["kill a 7", "kill b 7"]);
     serving().deleted(7).with(|c| c.now = at(3)).check(&["kill a 7", "kill b 7"]);
     serving().deleted(0).check(&["kill a 0", "kill b 0"]);
     serving().deleted(7).with(|c| c.vanished = true).check(&["kill a 7", "kill b 7"]);
+}
+
+#[test]
+fn a_pod_that_left_its_services_ends_soon() {
+    let pod = |annotations: Value| serde_json::from_value::<Pod>(json!({"metadata": {"annotations": annotations}})).unwrap();
+    let (serving, left) = (pod(json!({})), pod(json!({departure::LEFT: "true"})));
+    assert_eq!(serves_until(&serving, Some(at(3)), at(1)), Some(at(3)));
+    let soon = serves_until(&left, Some(at(3)), at(1));
+    assert_eq!(soon, Some(at(1) + UNDER_WAY));
+    assert_eq!(serves_until(&left, soon, at(2)), soon, "looking again does not prolong it");
+    assert_eq!(serves_until(&left, None, at(1)), None);
 }
 
 #[test]
