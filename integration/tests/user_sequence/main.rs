@@ -27,7 +27,7 @@ const NETWORK: &str = "10.131.77.0";
 const PORT: &str = "16643";
 const NODES: [&str; 2] = ["n1", "n2"];
 /// How long a condition may take on a machine that is busy with other things. What is slower than this is broken.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What the steps share.
 struct World {

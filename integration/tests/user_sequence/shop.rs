@@ -56,11 +56,12 @@ pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 
 /// The name of a pod of these that is ready.
 pub(crate) fn one_of(cluster: &Cluster, selector: &str) -> Result<String> {
-    let pods = pods(cluster, selector)?;
-    pods.iter()
-        .find(|pod| is_ready(pod))
-        .map(|pod| text(pod, "/metadata/name").to_owned())
-        .with_context(|| format!("no pod {selector} is ready"))
+    let (name, _) = until("a ready pod", PATIENCE, || {
+        let pods = pods(cluster, selector)?;
+        let ready = pods.iter().find(|pod| is_ready(pod)).with_context(|| format!("no pod {selector} is ready"))?;
+        Ok(text(ready, "/metadata/name").to_owned())
+    })?;
+    Ok(name)
 }
 
 pub(crate) fn runs_on_both_nodes(cluster: &Cluster) -> Result<()> {
