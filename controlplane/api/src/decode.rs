@@ -140,7 +140,30 @@ pub fn tracked(
     }
     let mut decoded = checked(kind, value)?;
     decoded.strict.splice(0..0, duplicates);
+    if decoded.strict.len() > 1 {
+        sort_as_written(body, &mut decoded.strict);
+    }
     decoded.finish(kind, validation)
+}
+
+/// Puts complaints about fields into the order in which the body has them.
+fn sort_as_written(body: &[u8], complaints: &mut [String]) {
+    let mut found = Found { every: Some(Vec::new()), ..Found::default() };
+    let json = Tracked { path: String::new(), found: &mut found }.deserialize(&mut serde_json::Deserializer::from_slice(body));
+    if json.is_err() {
+        found.every = Some(Vec::new());
+        let yaml = Tracked { path: String::new(), found: &mut found }.deserialize(serde_yaml::Deserializer::from_slice(body));
+        if yaml.is_err() {
+            return;
+        }
+    }
+    let every = found.every.unwrap_or_default();
+    complaints.sort_by_key(|complaint| {
+        let path = complaint.split_once('"').map_or("", |(_, rest)| rest.trim_end_matches('"'));
+        // a field is there twice where it is there again
+        let at = if complaint.starts_with("duplicate") { every.iter().rposition(|known| known == path) } else { None };
+        at.or_else(|| every.iter().position(|known| known == path)).unwrap_or(usize::MAX)
+    });
 }
 
 const NO_KIND: &str = "couldn't get version/kind; json parse error: ";
@@ -549,9 +572,9 @@ fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
 /// # Errors
 /// The format's own.
 pub fn track<'de, D: Deserializer<'de>>(reader: D) -> Result<(Value, Vec<String>), D::Error> {
-    let mut duplicates = Vec::new();
-    let value = Tracked { path: String::new(), duplicates: &mut duplicates }.deserialize(reader)?;
-    Ok((value, duplicates))
+    let mut found = Found::default();
+    let value = Tracked { path: String::new(), found: &mut found }.deserialize(reader)?;
+    Ok((value, found.duplicates))
 }
 
 /// Go's words for the commonest syntax errors.
@@ -582,9 +605,18 @@ fn go_syntax_error(body: &[u8], error: &serde_json::Error) -> String {
     format!("invalid character '{found}' {what}")
 }
 
+/// What is noted of fields on the way.
+#[derive(Default)]
+struct Found {
+    /// Such as `duplicate field "spec.replicas"`.
+    duplicates: Vec<String>,
+    /// The path of every field, if somebody asks for it.
+    every: Option<Vec<String>>,
+}
+
 struct Tracked<'a> {
     path: String,
-    duplicates: &'a mut Vec<String>,
+    found: &'a mut Found,
 }
 
 impl<'de> DeserializeSeed<'de> for Tracked<'_> {
@@ -637,7 +669,7 @@ impl<'de> Visitor<'de> for Tracked<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut out = Vec::new();
         loop {
-            let seed = Tracked { path: format!("{}[{}]", self.path, out.len()), duplicates: &mut *self.duplicates };
+            let seed = Tracked { path: format!("{}[{}]", self.path, out.len()), found: &mut *self.found };
             match items.next_element_seed(seed)? {
                 Some(item) => out.push(item),
                 None => return Ok(Value::Array(out)),
@@ -653,9 +685,12 @@ impl<'de> Visitor<'de> for Tracked<'_> {
             if path.len() > DEPTH_MAX * 64 {
                 return Err(A::Error::custom("exceeded max depth"));
             }
-            let value = members.next_value_seed(Tracked { path: path.clone(), duplicates: &mut *self.duplicates })?;
+            if let Some(every) = &mut self.found.every {
+                every.push(path.clone());
+            }
+            let value = members.next_value_seed(Tracked { path: path.clone(), found: &mut *self.found })?;
             if out.insert(key, value).is_some() {
-                self.duplicates.push(format!("duplicate field {path:?}"));
+                self.found.duplicates.push(format!("duplicate field {path:?}"));
             }
         }
         Ok(Value::Object(out))

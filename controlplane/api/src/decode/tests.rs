@@ -28,6 +28,16 @@ fn unknown_fields_are_ignored_warned_of_or_refused() {
 }
 
 #[test]
+fn complaints_come_in_the_order_of_the_body() {
+    let row = Registry::with_builtins().by_kind("apps/v1", "Deployment").unwrap();
+    let body = br#"{"spec": {"unknown": 1, "replicas": 1, "replicas": 2, "other": 1}, "more": 2}"#;
+    let (_, warnings) = object(&row, body, FieldValidation::Warn).unwrap();
+    let expected =
+        ["unknown field \"spec.unknown\"", "duplicate field \"spec.replicas\"", "unknown field \"spec.other\"", "unknown field \"more\""];
+    assert_eq!(warnings, expected);
+}
+
+#[test]
 fn duplicate_fields_are_reported() {
     let row = Registry::with_builtins().by_kind("v1", "ConfigMap").unwrap();
     let (object, warnings) =

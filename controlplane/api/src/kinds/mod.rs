@@ -82,6 +82,7 @@ pub fn builtins() -> Vec<Kind> {
             rules: resource_quota::RULES,
             ..Kind::namespaced("", "v1", "ResourceQuota", "resourcequotas", "resourcequota")
         },
+        Kind { rules: workload::POD_TEMPLATE, ..Kind::namespaced("", "v1", "PodTemplate", "podtemplates", "podtemplate") },
         Kind { rules: secret::RULES, ..Kind::namespaced("", "v1", "Secret", "secrets", "secret") },
         Kind {
             short_names: &["sa"],
@@ -196,6 +197,7 @@ mod tests {
             "Pod" => json!({"spec": template["spec"]}),
             "Deployment" | "ReplicaSet" => json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}}),
             "ReplicationController" => json!({"spec": {"template": template}}),
+            "PodTemplate" => json!({"template": template}),
             "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
             "ClusterRoleBinding" | "RoleBinding" => json!({"roleRef": {"kind": "ClusterRole", "name": "view"}}),
             "CertificateSigningRequest" => {

@@ -87,6 +87,27 @@ pub const DEPLOYMENT: Rules = Rules {
     ..REPLICA_SET
 };
 
+/// PodTemplate's decisions.
+pub const POD_TEMPLATE: Rules = Rules {
+    default: default_template,
+    prepare_create: |object, facts| first_generation(object, facts),
+    prepare_update: |new, old, _| crate::rules::bump_generation(new, old, new.get("template") != old.get("template")),
+    validate: |object, problems| template_alone(&object["template"], &Path::new("template"), problems),
+    columns: &[
+        NAME_COLUMN,
+        Column::new("Containers", "string", "Names of the containers in the template."),
+        Column::new("Images", "string", "Images in the template."),
+        Column::new("Pod Labels", "string", "Labels that pods of the template get."),
+    ],
+    cells: |object, _| {
+        let [containers, images] = container_cells(&object["template"]["spec"]);
+        let labels = label_text(&object["template"]["metadata"]["labels"]);
+        vec![super::text(object, &["metadata", "name"]).into(), containers, images, labels.into()]
+    },
+    has_generation: true,
+    ..Rules::PLAIN
+};
+
 fn default_template(spec: &mut Value) {
     if let Some(template) = inner(spec, "template") {
         pod_spec::default_template(template);
@@ -186,7 +207,7 @@ fn template(spec: &Value, path: &Path, problems: &mut Problems) {
             return;
         }
     }
-    template_alone(template, &at, problems);
+    template_for_ever(template, &at, problems);
 }
 
 fn template_alone(template: &Value, path: &Path, problems: &mut Problems) {
@@ -199,6 +220,12 @@ fn template_alone(template: &Value, path: &Path, problems: &mut Problems) {
     if super::json::count(&template["spec"], "ephemeralContainers") > 0 {
         problems.forbidden(&spec.child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
+}
+
+/// What runs for ever says nothing else.
+fn template_for_ever(template: &Value, path: &Path, problems: &mut Problems) {
+    template_alone(template, path, problems);
+    let spec = path.child("spec");
     let policy = word(&template["spec"], "restartPolicy");
     if !policy.is_empty() && policy != "Always" {
         problems.not_supported(&spec.child("restartPolicy"), policy, &["Always"]);
@@ -229,7 +256,7 @@ fn validate_controller(object: &Value, problems: &mut Problems) {
         if selector.is_some_and(|selector| selector.iter().any(|(key, value)| labels.get(key) != Some(value))) {
             problems.invalid(&path.child("template").child("metadata").child("labels"), labels.clone(), OTHER_LABELS);
         }
-        template_alone(&spec["template"], &path.child("template"), problems);
+        template_for_ever(&spec["template"], &path.child("template"), problems);
     }
     not_negative(spec, &path, "replicas", problems);
     not_negative(spec, &path, "minReadySeconds", problems);
