@@ -393,7 +393,7 @@ fn duration(nanos: i64) -> String {
 
 fn fraction(value: u64, divisor: u64) -> String {
     let digits = divisor.ilog10() as usize;
-    if digits == 0 || value % divisor == 0 {
+    if digits == 0 || value.is_multiple_of(divisor) {
         return (value / divisor).to_string();
     }
     let text = format!("{}.{:0digits$}", value / divisor, value % divisor);
@@ -515,10 +515,10 @@ fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+        out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.push(value.to_le_bytes()[0]);
 }
 
 pub(crate) fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
@@ -744,6 +744,7 @@ mod tests {
     }
 
     /// Any value of a type; a third of the fields of a struct are there.
+    #[allow(clippy::cast_possible_truncation, reason = "a roll of the dice is small")]
     fn sample(kind: &Type, dice: &mut Dice, depth: u32) -> Value {
         match kind.base() {
             Type::String => Value::from(["", "a", "täxt", "x/y"][dice.roll(4) as usize]),

@@ -200,7 +200,7 @@ fn scale(suffix: &str) -> Result<(i128, i128, Format), QuantityError> {
             if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(QuantityError::Suffix);
             }
-            let exponent: i32 = exponent.parse().map_err(|_: std::num::ParseIntError| QuantityError::Suffix)?;
+            let exponent: i32 = exponent.parse().map_err(|_too_large: std::num::ParseIntError| QuantityError::Suffix)?;
             let power = 10_i128.pow(exponent.unsigned_abs().min(30));
             Ok(if exponent < 0 { (1, power, Format::DecimalExponent) } else { (power, 1, Format::DecimalExponent) })
         }

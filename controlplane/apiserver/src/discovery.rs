@@ -65,8 +65,11 @@ fn architecture() -> &'static str {
     }
 }
 
+/// A group's name, and its rows by version.
+type Group = (String, BTreeMap<String, Vec<Arc<Kind>>>);
+
 /// Rows by version, by group, in the order of [`ORDER`]; the core group has the empty name.
-fn groups(server: &ApiServer) -> Vec<(String, BTreeMap<String, Vec<Arc<Kind>>>)> {
+fn groups(server: &ApiServer) -> Vec<Group> {
     let mut found: BTreeMap<String, BTreeMap<String, Vec<Arc<Kind>>>> = BTreeMap::new();
     for row in server.registry.all() {
         found.entry(row.group.to_string()).or_default().entry(row.version.to_string()).or_default().push(row);

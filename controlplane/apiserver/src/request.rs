@@ -220,6 +220,7 @@ pub mod percent {
 mod tests {
     use super::*;
 
+    #[allow(clippy::too_many_arguments, reason = "a table of cases reads best flat")]
     fn check(method: &str, url: &str, verb: &str, group: &str, namespace: &str, resource: &str, subresource: &str, name: &str) {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         let info = RequestInfo::parse(method, path, &Options::parse(query));

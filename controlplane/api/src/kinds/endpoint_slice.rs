@@ -1,9 +1,9 @@
 //! EndpointSlice.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::age;
-use super::json::{count, has, items, items_mut, number, or, set, unset, word};
+use super::json::{count, has, items, items_mut, or, set, unset, word};
 use crate::names;
 use crate::problem::{Path, Problems};
 use crate::rules::{AGE_COLUMN, Column, NAME_COLUMN, RequestFacts, Rules, bump_generation};

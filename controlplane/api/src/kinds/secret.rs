@@ -84,16 +84,12 @@ fn validate(secret: &Value, problems: &mut Problems) {
         }
         "kubernetes.io/dockercfg" => json_at(".dockercfg", problems),
         "kubernetes.io/dockerconfigjson" => json_at(".dockerconfigjson", problems),
-        "kubernetes.io/basic-auth" => {
-            if !has(&secret["data"], "username") && !has(&secret["data"], "password") {
-                problems.required(&data.key("username"), "");
-                problems.required(&data.key("password"), "");
-            }
+        "kubernetes.io/basic-auth" if !has(&secret["data"], "username") && !has(&secret["data"], "password") => {
+            problems.required(&data.key("username"), "");
+            problems.required(&data.key("password"), "");
         }
-        "kubernetes.io/ssh-auth" => {
-            if word(&secret["data"], "ssh-privatekey").is_empty() {
-                problems.required(&data.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth" if word(&secret["data"], "ssh-privatekey").is_empty() => {
+            problems.required(&data.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {

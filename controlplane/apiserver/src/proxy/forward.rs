@@ -144,7 +144,7 @@ fn service(snapshot: &StoreSnapshot, namespace: &str, name: &str, stated: &str, 
 /// A connection to a backend.
 pub enum Connection {
     /// Through an agent.
-    Tunnel(Tunnel),
+    Tunnel(Box<Tunnel>),
     /// Through an agent, with TLS inside.
     Tls(Box<tokio_rustls::client::TlsStream<Tunnel>>),
     /// To the agent.
@@ -165,7 +165,7 @@ pub async fn connect(server: &ApiServer, backend: &Backend) -> Result<(Connectio
             let tunnel = tunnel::open(server, through, host, *port).await?;
             let name = format!("{host}:{port}");
             if !tls {
-                return Ok((Connection::Tunnel(tunnel), name));
+                return Ok((Connection::Tunnel(Box::new(tunnel)), name));
             }
             let server_name = rustls_pki_types::ServerName::try_from(host.clone()).map_err(ApiError::internal)?;
             let connector = tokio_rustls::TlsConnector::from(unverified::client_config());

@@ -129,7 +129,7 @@ where
             let (connection, host) = forward::connect(server, &backend).await?;
             let target = forward::target(&info, &call.query);
             match connection {
-                Connection::Tunnel(stream) => Box::pin(pass(io, stream, &head, &target, &host)).await,
+                Connection::Tunnel(stream) => Box::pin(pass(io, *stream, &head, &target, &host)).await,
                 Connection::Tls(stream) => Box::pin(pass(io, *stream, &head, &target, &host)).await,
                 Connection::Agent(stream) => Box::pin(pass(io, *stream, &head, &target, &host)).await,
             }

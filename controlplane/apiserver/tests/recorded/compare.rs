@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::sequence::{Answer, Step};
 
 /// Every difference between what was recorded and what we answer.
-pub fn differences(step: &Step, recorded: &Answer, ours: &Answer) -> Vec<String> {
+pub(crate) fn differences(step: &Step, recorded: &Answer, ours: &Answer) -> Vec<String> {
     let (mut recorded, mut ours) = (recorded.clone(), ours.clone());
     for pointer in step.leave.keys() {
         if pointer == "warnings" {

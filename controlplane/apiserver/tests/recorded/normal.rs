@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::sequence::Answer;
 
 /// What was seen so far in one sequence.
-pub struct Normal {
+pub(crate) struct Normal {
     managed_fields: bool,
     uids: Vec<String>,
     known: BTreeMap<String, Value>,
@@ -16,22 +16,22 @@ pub struct Normal {
 
 impl Normal {
     /// Nothing seen yet.
-    pub fn new(managed_fields: bool) -> Self {
+    pub(crate) fn new(managed_fields: bool) -> Self {
         Self { managed_fields, uids: Vec::new(), known: BTreeMap::new(), sent: String::new() }
     }
 
     /// What a client sent comes back as it is.
-    pub fn sent(&mut self, body: &str) {
+    pub(crate) fn sent(&mut self, body: &str) {
         self.sent.push_str(body);
     }
 
     /// A value that has a name from now on.
-    pub fn known(&mut self, name: &str, value: &Value) {
+    pub(crate) fn known(&mut self, name: &str, value: &Value) {
         self.known.insert(name.to_owned(), value.clone());
     }
 
     /// Makes an answer comparable.
-    pub fn apply(&mut self, answer: &mut Answer) {
+    pub(crate) fn apply(&mut self, answer: &mut Answer) {
         let mut body = std::mem::take(&mut answer.body);
         self.value("", &mut body);
         answer.body = body;

@@ -11,7 +11,7 @@ use super::normal::Normal;
 /// A file of requests.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Sequence {
+pub(crate) struct Sequence {
     /// What the sequence is about.
     pub about: String,
     /// Texts that `${name}` stands for.
@@ -27,7 +27,7 @@ pub struct Sequence {
 /// One request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Step {
+pub(crate) struct Step {
     /// Method and path.
     #[serde(rename = "do")]
     pub request: String,
@@ -63,7 +63,7 @@ pub struct Step {
 /// What a server answered, without what differs from run to run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer {
+pub(crate) struct Answer {
     /// What was asked, for the reader of the file.
     pub request: String,
     /// HTTP status code.
@@ -83,7 +83,7 @@ impl Sequence {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn play(&self, client: &Client) -> anyhow::Result<Vec<Answer>> {
+    pub(crate) async fn play(&self, client: &Client) -> anyhow::Result<Vec<Answer>> {
         let mut variables = self.variables.clone();
         let mut normal = Normal::new(self.managed_fields);
         let mut answers = Vec::with_capacity(self.steps.len());

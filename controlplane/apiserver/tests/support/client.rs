@@ -10,11 +10,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use super::Standalone;
 
 /// An answer whose body is still to come.
-pub type Response = hyper::Response<hyper::body::Incoming>;
+pub(crate) type Response = hyper::Response<hyper::body::Incoming>;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub(crate) enum Who {
     /// The administrator.
     Admin,
     /// Nobody in particular: no certificate, no token.
@@ -23,7 +23,7 @@ pub enum Who {
 
 /// A way to an API server.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     host: String,
     port: u16,
     admin: Arc<rustls::ClientConfig>,
@@ -33,7 +33,7 @@ pub struct Client {
 
 impl Client {
     /// To a server of ours.
-    pub fn of(server: &Standalone) -> Self {
+    pub(crate) fn of(server: &Standalone) -> Self {
         let address = server.handle.addresses()[0];
         let mut roots = rustls::RootCertStore::empty();
         roots.add(server.ca.clone()).expect("an authority");
@@ -50,7 +50,7 @@ impl Client {
 
     /// The same server, seen by somebody with this client certificate.
     #[must_use]
-    pub fn with_certificate(&self, server: &Standalone, certificate: CertificateDer<'static>, key: Vec<u8>) -> Self {
+    pub(crate) fn with_certificate(&self, server: &Standalone, certificate: CertificateDer<'static>, key: Vec<u8>) -> Self {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(server.ca.clone()).expect("an authority");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
@@ -59,7 +59,7 @@ impl Client {
     }
 
     /// To the server of a kubeconfig that holds a token; its certificate is not looked at.
-    pub fn of_kubeconfig(path: &str) -> Self {
+    pub(crate) fn of_kubeconfig(path: &str) -> Self {
         let text = std::fs::read_to_string(path).expect("the kubeconfig");
         let config: serde_json::Value = serde_yaml::from_str(&text).expect("a kubeconfig in YAML");
         let server = config["clusters"][0]["cluster"]["server"].as_str().expect("a server");
@@ -81,7 +81,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server does not answer, or does not shake hands with this client.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         who: Who,
         method: &str,
@@ -111,7 +111,7 @@ impl Client {
 ///
 /// # Errors
 /// When the connection breaks.
-pub async fn whole(response: Response) -> anyhow::Result<bytes::Bytes> {
+pub(crate) async fn whole(response: Response) -> anyhow::Result<bytes::Bytes> {
     Ok(response.into_body().collect().await?.to_bytes())
 }
 
@@ -119,7 +119,7 @@ pub async fn whole(response: Response) -> anyhow::Result<bytes::Bytes> {
 ///
 /// # Errors
 /// When the connection breaks.
-pub async fn lines(response: Response, wanted: usize) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn lines(response: Response, wanted: usize) -> anyhow::Result<Vec<String>> {
     let mut body = response.into_body();
     let mut text = Vec::new();
     while text.iter().filter(|byte| **byte == b'\n').count() < wanted {

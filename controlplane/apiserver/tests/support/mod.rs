@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
-pub mod client;
+pub(crate) mod client;
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use trierarch_apiserver::{Config, Local, ServerHandle, ServiceAccountKeys, Setti
 use trierarch_raft::{Store, StoreConfig};
 
 /// A running server and what a client needs.
-pub struct Standalone {
+pub(crate) struct Standalone {
     /// The server.
     pub handle: ServerHandle,
     /// PEM of the authority.
@@ -59,7 +59,7 @@ fn authority() -> CertificateParams {
 
 impl Standalone {
     /// Starts on a port, 0 for any.
-    pub async fn start(data_dir: &std::path::Path, port: u16) -> Self {
+    pub(crate) async fn start(data_dir: &std::path::Path, port: u16) -> Self {
         let ca_params = authority();
         let ca_key = KeyPair::generate().expect("a key");
         let ca = ca_params.self_signed(&ca_key).expect("an authority");
@@ -137,13 +137,13 @@ impl Standalone {
     }
 
     /// Stops server and store.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.handle.stop().await;
         self.store.close().await;
     }
 
     /// A kubeconfig of the administrator.
-    pub fn kubeconfig(&self) -> Value {
+    pub(crate) fn kubeconfig(&self) -> Value {
         use base64::Engine as _;
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
         json!({
