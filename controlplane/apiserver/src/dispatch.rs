@@ -84,6 +84,17 @@ impl Answer {
         self
     }
 
+    /// The same refusal as protobuf, for clients that would rather read that.
+    fn in_protobuf_if(mut self, wanted: bool, error: &ApiError) -> Self {
+        if wanted && let Some(bytes) = protobuf::to_bytes(&error.to_status()) {
+            self.body = Body::Full(bytes.into());
+            for (_, value) in self.headers.iter_mut().filter(|(name, _)| name == "content-type") {
+                protobuf::MEDIA_TYPE.clone_into(value);
+            }
+        }
+        self
+    }
+
     /// The body, when it is complete.
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.body {
@@ -161,7 +172,9 @@ pub async fn handle(server: &Arc<ApiServer>, call: Call) -> Answer {
     let timer = server.metrics.start(&info);
     let answer = match Box::pin(steps(server, &call, &options, &info)).await {
         Ok(answer) => answer,
-        Err(error) => Answer::error(&error),
+        Err(error) => {
+            Answer::error(&error).in_protobuf_if(info.is_resource && negotiate::prefers_protobuf(call.headers.get("accept")), &error)
+        }
     };
     timer.finish(answer.code);
     answer

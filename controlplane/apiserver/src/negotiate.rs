@@ -142,6 +142,11 @@ pub fn choose(accept: Option<&str>, options: &Options, user_agent: &str, transfo
     Err(ApiError::new(Reason::NotAcceptable, offered))
 }
 
+/// Whether a client would rather read protobuf than anything else.
+pub fn prefers_protobuf(accept: Option<&str>) -> bool {
+    accept.is_some_and(|accept| clauses(accept).first().is_some_and(|best| best.media == protobuf::MEDIA_TYPE))
+}
+
 /// 406, as upstream says it.
 pub fn not_acceptable() -> ApiError {
     ApiError::new(

@@ -89,6 +89,10 @@ async fn every_answer_has_a_protobuf_form() {
     let (kind, wire) = read(&client, "/api/v1/namespaces/wire/pods/p", &format!("{PROTOBUF}{partial}")).await;
     let (_, plain) = read(&client, "/api/v1/namespaces/wire/pods/p", &format!("application/json{partial}")).await;
     assert_eq!((kind.as_str(), comparable(wire)), (PROTOBUF, comparable(plain)));
+    let refused = send(&client, "GET", "/api/v1/namespaces/wire/pods/none", &format!("{PROTOBUF}, */*"), &Value::Null).await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["content-type"].to_str().expect("text")), (404, PROTOBUF));
+    let status = protobuf::to_json(&whole(refused).await.expect("a body")).expect("protobuf");
+    assert_eq!((status["kind"].as_str(), status["reason"].as_str()), (Some("Status"), Some("NotFound")));
     // a Table has none
     let table = ";as=Table;v=v1;g=meta.k8s.io";
     let (kind, _) = read(&client, "/api/v1/namespaces/wire/pods", &format!("{PROTOBUF}{table},application/json{table}")).await;
