@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use trierarch_client::kubeconfig::{self, KubeConfig};
 use trierarch_client::{Client, tls};
 
-use super::duration;
 use super::globals::Globals;
 
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -63,7 +62,7 @@ pub fn connect(globals: &Globals) -> anyhow::Result<Connection> {
 }
 
 fn finish(mut config: trierarch_client::Config, namespace: String, globals: &Globals) -> anyhow::Result<Connection> {
-    let limit = duration::parse_seconds_or_go(&globals.request_timeout)?;
+    let limit = globals.request_limit()?;
     config.timeout = if limit.is_zero() { LONGEST_REQUEST } else { limit };
     Ok(Connection { client: Client::new(config)?, namespace })
 }

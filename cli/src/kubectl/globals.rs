@@ -64,3 +64,18 @@ pub struct Globals {
     #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set, hide = true)]
     pub match_server_version: bool,
 }
+
+impl Globals {
+    /// How long one request may take; zero for no limit.
+    ///
+    /// # Errors
+    /// When the flag holds no time.
+    pub fn request_limit(&self) -> anyhow::Result<std::time::Duration> {
+        // a value that clap did not make has no default
+        if self.request_timeout.is_empty() {
+            Ok(std::time::Duration::ZERO)
+        } else {
+            super::duration::parse_seconds_or_go(&self.request_timeout)
+        }
+    }
+}

@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn ready_pods_come_first() {
         let pod = |phase: &str, ready: &str| json!({"spec": {"nodeName": "n"}, "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]}});
-        let mut pods = vec![pod("Pending", "False"), pod("Running", "False"), pod("Running", "True")];
+        let mut pods = [pod("Pending", "False"), pod("Running", "False"), pod("Running", "True")];
         pods.sort_by_key(preference);
         assert_eq!(pods[0]["status"]["conditions"][0]["status"], "True");
     }

@@ -135,7 +135,8 @@ pub async fn stream(session: &Session, ask: &Ask, mut input: impl AsyncRead + Un
                 match data.split_first() {
                     Some((&STDOUT, bytes)) => output.stdout(bytes)?,
                     Some((&STDERR, bytes)) => output.stderr(bytes)?,
-                    Some((&ERROR, bytes)) => return finish(bytes),
+                    // servers open each channel with an empty message
+                    Some((&ERROR, bytes)) if !bytes.is_empty() => return finish(bytes),
                     _ => {}
                 }
             }

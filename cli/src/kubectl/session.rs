@@ -147,7 +147,7 @@ impl Session {
 
     /// How long one request may take, if there is a limit.
     pub fn request_timeout(&self) -> Option<Duration> {
-        super::duration::parse_seconds_or_go(&self.globals.request_timeout).ok().filter(|limit| !limit.is_zero())
+        self.globals.request_limit().ok().filter(|limit| !limit.is_zero())
     }
 }
 

@@ -104,9 +104,8 @@ async fn can(session: &Session, words: &[String], sub: &str, everywhere: bool, q
             }
         };
         if !namespaced && !quiet {
-            let title = if group.is_empty() { plural.clone() } else { plural.clone() };
             let of_group = if group.is_empty() { String::new() } else { format!(" in group '{group}'") };
-            note(format!("Warning: resource '{title}' is not namespace scoped{of_group}\n"));
+            note(format!("Warning: resource '{plural}' is not namespace scoped{of_group}\n"));
         }
         let namespace = if everywhere { String::new() } else { session.namespace.clone() };
         let mut attributes = json!({"verb": verb, "resource": plural, "namespace": namespace});

@@ -116,12 +116,17 @@ async fn future(session: &Session, args: &Args, target: &Found, given: &Value, l
     // an object that was never applied shows no annotation as a difference
     let annotated = live["metadata"]["annotations"][last_applied::ANNOTATION].is_string();
     let patch = three_way::patch(schema.as_deref(), &last_applied::read(live), if annotated { &modified } else { given }, live);
-    let mut bare = patch.clone();
-    if let Some(annotations) = bare["metadata"]["annotations"].as_object_mut() {
-        annotations.remove(last_applied::ANNOTATION);
-    }
+    let bare = without_annotation(patch);
     let kind = if schema.is_some() { PatchKind::Strategic } else { PatchKind::Merge };
     mutate::patch(session, &target.path(), &query, kind, &bare).await
+}
+
+/// The patch without what apply remembers: that is no difference to a user.
+fn without_annotation(mut patch: Value) -> Value {
+    if let Some(annotations) = patch.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.remove(last_applied::ANNOTATION);
+    }
+    patch
 }
 
 /// Values of secrets do not show, only whether they differ.
@@ -129,7 +134,7 @@ fn mask(object: &mut Value) {
     if object["kind"] != "Secret" {
         return;
     }
-    for value in object["data"].as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+    for value in object.get_mut("data").and_then(Value::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
         *value = Value::String(format!("*** ({} characters)", value.as_str().map_or(0, str::len)));
     }
 }
@@ -147,5 +152,23 @@ fn compare(root: &Path) -> anyhow::Result<bool> {
         Some(0) => Ok(false),
         Some(1) => Ok(true),
         _ => anyhow::bail!("{program:?} ended with {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_patch_that_changes_nothing_stays_empty() {
+        assert_eq!(without_annotation(json!({})), json!({}));
+        assert_eq!(
+            without_annotation(json!({"metadata": {"annotations": {last_applied::ANNOTATION: "x", "a": "b"}}})),
+            json!({"metadata": {"annotations": {"a": "b"}}})
+        );
+        let mut empty = json!({"kind": "Secret"});
+        mask(&mut empty);
+        assert_eq!(empty, json!({"kind": "Secret"}));
     }
 }

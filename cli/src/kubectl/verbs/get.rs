@@ -360,7 +360,8 @@ impl Shown<'_> {
             return emit(&self.table.print(&[&table], with_events.then_some(event)));
         };
         for item in crate::kubectl::print::printer::items(object) {
-            let document = if with_events { json!({"type": event, "object": item}) } else { item.clone() };
+            let document =
+                if with_events && !matches!(printer, Printer::Name) { json!({"type": event, "object": item}) } else { item.clone() };
             let mut text = printer.text(&document, self.args.output.show_managed_fields, false)?;
             if matches!(printer, Printer::Yaml) {
                 text.insert_str(0, "---\n");

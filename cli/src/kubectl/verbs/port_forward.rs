@@ -171,8 +171,11 @@ fn pair(text: &str, pod: &Value, service: Option<&Value>) -> anyhow::Result<Pair
 
 /// The pod's port behind a Service's.
 fn service_target(service: &Value, port: &str) -> anyhow::Result<String> {
-    let entry =
-        service["spec"]["ports"].as_array().into_iter().flatten().find(|entry| entry["name"] == port || entry["port"].to_string() == port);
+    let entry = service["spec"]["ports"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|entry| entry["name"] == port || entry["port"].as_u64().is_some_and(|number| port.parse() == Ok(number)));
     let Some(entry) = entry else {
         bail!("Service {} does not have a service port {port}", service["metadata"]["name"].as_str().unwrap_or_default());
     };

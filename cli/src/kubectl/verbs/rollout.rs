@@ -415,13 +415,13 @@ async fn undo(session: &Session, one: &Found, to: i64, dry_run: DryRun) -> anyho
 
 fn without_hash(template: &Value) -> Value {
     let mut template = template.clone();
-    if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
+    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove("pod-template-hash");
     }
     if let Some(map) = template.as_object_mut() {
         map.remove("$patch");
     }
-    if let Some(metadata) = template["metadata"].as_object_mut() {
+    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|_, value| !value.is_null());
     }
     template

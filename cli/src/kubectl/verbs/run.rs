@@ -227,7 +227,8 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<()> {
 async fn attached(session: &Session, args: &RunArgs, pod: &Value) -> anyhow::Result<()> {
     let timeout = duration::parse(&args.pod_running_timeout)?.max(Duration::from_secs(1));
     let pod = pods::until_running(session, pod, timeout, true).await?;
-    if pod["status"]["phase"] == "Running" {
+    let mut ended_already = pod["status"]["phase"] != "Running";
+    if !ended_already {
         let mut tty = args.tty;
         if tty && !terminal::is_terminal() {
             note("Unable to use a TTY - input is not a terminal or the right kind of file");
@@ -245,8 +246,15 @@ async fn attached(session: &Session, args: &RunArgs, pod: &Value) -> anyhow::Res
             stdin: args.stdin,
             tty: args.tty,
         };
-        remote::interactive(session, &ask).await?;
-    } else {
+        if let Err(error) = remote::interactive(session, &ask).await {
+            if error.downcast_ref::<errors::Exit>().is_some() {
+                return Err(error);
+            }
+            note(format!("warning: couldn't attach to pod/{}, falling back to streaming logs: {error:#}", args.name));
+            ended_already = true;
+        }
+    }
+    if ended_already {
         // it ended before anybody could attach: its log is what it had to say
         let path = format!("/api/v1/namespaces/{}/pods/{}/log?container={}", session.namespace, args.name, args.name);
         crate::kubectl::output::emit_bytes(&session.send(Request::get(path)).await?.body)?;

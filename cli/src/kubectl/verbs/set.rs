@@ -149,7 +149,7 @@ fn set_images(object: &mut Value, changes: &[String]) -> anyhow::Result<()> {
         for name in names.split(',') {
             let mut set = false;
             for part in ["initContainers", "containers"] {
-                for container in spec[part].as_array_mut().into_iter().flatten() {
+                for container in spec.get_mut(part).and_then(Value::as_array_mut).into_iter().flatten() {
                     if name == "*" || container["name"] == name {
                         container["image"] = json!(image);
                         set = true;
@@ -170,7 +170,7 @@ fn set_images(object: &mut Value, changes: &[String]) -> anyhow::Result<()> {
 fn set_variables(object: &mut Value, changes: &[String], containers: &str) -> anyhow::Result<()> {
     let spec = pod_spec(object);
     for part in ["initContainers", "containers"] {
-        for container in spec[part].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(part).and_then(Value::as_array_mut).into_iter().flatten() {
             if containers != "*" && !containers.split(',').any(|name| container["name"] == name) {
                 continue;
             }
