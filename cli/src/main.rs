@@ -49,6 +49,7 @@ struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for the life of the process")]
 enum Verb {
     /// Start a cluster on this machine
     Up(verbs::up::Args),
@@ -113,7 +114,23 @@ impl Verb {
     }
 }
 
+/// `println!` panics when the reader has gone, as `head` does after its lines: an ordinary end, with the code that shells show for SIGPIPE.
+fn end_quietly_without_reader() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(nobody_reads) {
+            std::process::exit(141);
+        }
+        report(panic);
+    }));
+}
+
+fn nobody_reads(panic: &str) -> bool {
+    panic.starts_with("failed printing to std") && panic.contains("Broken pipe")
+}
+
 fn main() -> ExitCode {
+    end_quietly_without_reader();
     let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if let Some(words) = kubectl::called_as_kubectl(&words) {
         let _installed = rustls::crypto::ring::default_provider().install_default();
@@ -142,10 +159,10 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Kubeconfig(args) => verbs::kubeconfig::run(&args),
         Verb::Node(args) => verbs::node::run(&args),
         Verb::Image(args) => verbs::image::run(args),
-        Verb::Build(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Build)),
-        Verb::Images(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Ls)),
-        Verb::Push(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Push)),
-        Verb::Pull(alone) => verbs::image::run(alone.as_image(verbs::image::Action::Pull)),
+        Verb::Build(alone) => verbs::image::run(alone.into_image(verbs::image::Action::Build)),
+        Verb::Images(alone) => verbs::image::run(alone.into_image(verbs::image::Action::Ls)),
+        Verb::Push(alone) => verbs::image::run(alone.into_image(verbs::image::Action::Push)),
+        Verb::Pull(alone) => verbs::image::run(alone.into_image(verbs::image::Action::Pull)),
         Verb::Run(args) => verbs::run::run(args),
         Verb::Ps(args) => verbs::containers::ps(&args),
         Verb::Logs(args) => verbs::containers::logs(&args),
@@ -176,6 +193,13 @@ fn log(default: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_missing_reader_ends_quietly() {
+        assert!(nobody_reads("failed printing to stdout: Broken pipe (os error 32)"));
+        assert!(!nobody_reads("failed printing to stdout: No space left on device (os error 28)"));
+        assert!(!nobody_reads("index out of bounds"));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -110,7 +110,10 @@ fn a_second_up_is_refused_and_a_killed_supervisor_is_cleaned_up_after() {
     assert!(same_name.contains("choose another --name"), "{same_name}");
     let other = Place::new("toth", "10.177.2.0");
     let same_network = text(&other.up().output().unwrap());
-    assert!(same_network.contains("network 10.177.2.0/24 is in use on this machine (link tri-tsec): choose another with --network"), "{same_network}");
+    assert!(
+        same_network.contains("network 10.177.2.0/24 is in use on this machine (link tri-tsec): choose another with --network"),
+        "{same_network}"
+    );
     let mut other = Place::new("toth", "10.177.3.0");
     other.port = place.port;
     let same_port = text(&other.up().output().unwrap());

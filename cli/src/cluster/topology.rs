@@ -77,8 +77,6 @@ pub const PREFIX_LENGTH: u8 = 24;
 pub const API_PORT: u16 = 6443;
 /// Port of each master for its peers.
 pub const PEER_PORT: u16 = 6444;
-/// Port of each node's streaming server.
-pub const AGENT_PORT: u16 = 10250;
 
 /// A wish that cannot be fulfilled.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -125,7 +125,7 @@ pub fn logs(args: &LogsArgs) -> anyhow::Result<()> {
     let mut begins = true;
     let mut show = |piece: log::Piece| -> std::io::Result<()> {
         let full = piece.full;
-        let time = (args.timestamps && begins).then(|| format!("{} ", piece.time).into_bytes()).unwrap_or_default();
+        let time = if args.timestamps && begins { format!("{} ", piece.time).into_bytes() } else { Vec::new() };
         begins = full;
         let text = [time, piece.text.clone()].concat();
         engine::show(log::Piece { text, ..piece })
@@ -134,13 +134,11 @@ pub fn logs(args: &LogsArgs) -> anyhow::Result<()> {
     for piece in args.tail.map_or_else(|| first.clone(), |count| log::tail(first.clone(), count)) {
         show(piece)?;
     }
-    while args.follow {
-        let ended = engine.ended_within(&id, POLL)?;
+    let mut ended = !args.follow;
+    while !ended {
+        ended = engine.ended_within(&id, POLL)?;
         for piece in reader.fresh() {
             show(piece)?;
-        }
-        if ended {
-            break;
         }
     }
     Ok(())

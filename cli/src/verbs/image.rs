@@ -140,7 +140,7 @@ pub struct Alone<T: clap::Args> {
 
 impl<T: clap::Args> Alone<T> {
     /// The same, as a verb of `image`.
-    pub fn as_image(self, action: impl FnOnce(T) -> Action) -> Args {
+    pub fn into_image(self, action: impl FnOnce(T) -> Action) -> Args {
         Args { data_dir: self.data_dir, action: action(self.args) }
     }
 }
