@@ -60,11 +60,12 @@ pub async fn follow(parts: Parts) {
     loop {
         let now = *leadership.borrow_and_update();
         let term = running.as_ref().map(|parts| parts.term);
-        if term.is_some() && !keeps(now, term) {
-            if let Some(old) = running.take() {
-                tracing::info!(raft_term = old.term, "Stopped what only the leader runs");
-                old.stop().await;
-            }
+        if term.is_some()
+            && !keeps(now, term)
+            && let Some(old) = running.take()
+        {
+            tracing::info!(raft_term = old.term, "Stopped what only the leader runs");
+            old.stop().await;
         }
         if running.is_none() && now.established {
             match start(&parts, now.term).await {

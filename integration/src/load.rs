@@ -203,7 +203,7 @@ impl Load {
     pub fn finish(self) -> Result<History> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
-            thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+            thread.join().map_err(|_panic| anyhow::anyhow!("a client panicked"))??;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stored = runtime.block_on(async {

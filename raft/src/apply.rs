@@ -90,10 +90,13 @@ pub(crate) fn decide(state: &State, at: Position, txn: &Txn, after_index: u64) -
     Decision { outcome: Outcome::At(revision + 1), changes, revision: revision + 1, remember: Some(txn.id) }
 }
 
+/// Whether a guard holds for a key's actual revision and the expected one.
+type Holds = fn(Option<Revision>, Revision) -> bool;
+
 /// The first guard that does not hold.
 fn first_refusal(view: &View, term: Term, guards: &[Guard]) -> Option<Refusal> {
     guards.iter().zip(0_u32..).find_map(|(guard, number)| {
-        let (key, holds): (&Key, fn(Option<Revision>, Revision) -> bool) = match guard {
+        let (key, holds): (&Key, Holds) = match guard {
             Guard::Term(expected) => return (*expected != term).then_some(Refusal { guard: number, actual: None }),
             Guard::Revision { key, .. } => (key, |actual, expected| actual == Some(expected)),
             Guard::Absent { key } => (key, |actual, _| actual.is_none()),

@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         .step("port_forward_reaches_a_pod_and_a_service", |world| daily::port_forward(&world.cluster))
         .step("scale_label_and_annotate", |world| daily::scale_and_label(&world.cluster))
         .step("a_rollout_is_followed_undone_and_restarted", |world| daily::rollout(&world.cluster))
-        .step("no_request_was_dropped_by_rollouts", |world| faults::no_request_was_dropped(world))
+        .step("no_request_was_dropped_by_rollouts", faults::no_request_was_dropped)
         .step("a_deleted_pod_is_replaced", |world| daily::delete_pod(&world.cluster))
         .step("bad_manifests_are_refused_in_kubernetes_words", |world| bad_input::manifests(&world.cluster))
         .step("conflicts_are_refused_in_kubernetes_words", |world| bad_input::conflicts(&world.cluster))
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     }
     steps
         .step("a_stopped_node_is_replaced", faults::stopped_node_is_replaced)
-        .step("deleting_the_shop_leaves_no_pod", |world| daily::delete_all(world));
+        .step("deleting_the_shop_leaves_no_pod", daily::delete_all);
     if std::env::var_os("TRIERARCH_KEEP").is_some() {
         println!("kept: export KUBECONFIG={}/kubeconfig", data_dir.display());
         let (code, world) = steps.report();

@@ -50,6 +50,7 @@ pub(crate) fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read 
 }
 
 /// A writer that packs what goes through it; `finish` it to get the inner one back.
+#[expect(clippy::large_enum_variant, reason = "a layer has one, and it is not moved")]
 pub(crate) enum Compressor<W: Write> {
     Plain(W),
     Gzip(flate2::write::GzEncoder<W>),

@@ -400,7 +400,7 @@ pub(crate) fn is_index(media_type: &str) -> bool {
 }
 
 pub(crate) fn descriptor_digest(descriptor: &Descriptor) -> Result<Digest, StoreError> {
-    parse_digest(&descriptor.digest().to_string())
+    parse_digest(descriptor.digest().as_ref())
 }
 
 pub(crate) fn parse_digest(text: &str) -> Result<Digest, StoreError> {

@@ -94,7 +94,7 @@ async fn an_image_travels_to_a_registry_and_back() {
     let pulled = pull(&third, &destination, &RegistryOptions::default(), Progress::none()).await.unwrap();
     assert_eq!((&pulled.id, &pulled.target), (&image.id, &image.target));
     assert_eq!(content(&pulled, &third), data);
-    assert_eq!(pulled.names, [destination.clone()]);
+    assert_eq!(pulled.names, std::slice::from_ref(&destination));
     let by_digest =
         pull(&third, &destination.with_digest(image.target.clone()), &RegistryOptions::default(), Progress::none()).await.unwrap();
     assert_eq!(by_digest.id, image.id);

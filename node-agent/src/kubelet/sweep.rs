@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn what_no_container_uses_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("images")).unwrap();
+        let store = Store::open(dir.path().join("images")).unwrap();
         let containers = dir.path().join("containers");
         for id in ["lives", "lost"] {
             fs::create_dir_all(containers.join(id).join("upper")).unwrap();

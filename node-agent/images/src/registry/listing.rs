@@ -106,8 +106,11 @@ fn shown(host: &str, path: &str, namespace: Option<&str>, config: &RegistryConfi
     }
 }
 
+/// How to ask for what a page left out: how many, and after which name.
+type Rest = Option<(usize, String)>;
+
 /// The names after `last`, at most `n`, and how to ask for the rest.
-fn page(names: BTreeSet<String>, query: &Query) -> Result<(Vec<String>, Option<(usize, String)>), Refusal> {
+fn page(names: BTreeSet<String>, query: &Query) -> Result<(Vec<String>, Rest), Refusal> {
     let count = match query.get("n") {
         None => PAGE_MAX,
         Some(text) => text.parse::<usize>().map_err(|_not_a_number| {

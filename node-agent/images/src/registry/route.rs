@@ -69,6 +69,9 @@ impl Repository {
     }
 }
 
+/// Makes a route of a repository and the last part of its path.
+type Make = fn(Repository, String) -> Route;
+
 impl Route {
     /// `None` if it is no path of this protocol.
     pub(super) fn parse(path: &str, query: &Query, config: &RegistryConfig) -> Option<Self> {
@@ -80,7 +83,7 @@ impl Route {
         if parts == ["_catalog"] {
             return Some(Self::Catalog);
         }
-        let (name, make): (&[&str], fn(Repository, String) -> Self) = match parts.as_slice() {
+        let (name, make): (&[&str], Make) = match parts.as_slice() {
             [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => (name, |repository, _| Self::Uploads(repository)),
             [name @ .., "blobs", "uploads", _] => (name, Self::Upload),
             [name @ .., "tags", "list"] => (name, |repository, _| Self::Tags(repository)),

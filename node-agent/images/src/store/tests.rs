@@ -42,7 +42,7 @@ fn names_come_and_go_one_by_one() {
     let removed = store.remove("a:1").unwrap().unwrap();
     assert_eq!((removed.untagged, removed.deleted.len()), (vec!["docker.io/library/a:1".to_owned()], 0));
     let removed = store.remove("b:2").unwrap().unwrap();
-    assert_eq!(removed.deleted, [image.target.clone()]);
+    assert_eq!(removed.deleted, std::slice::from_ref(&image.target));
     assert!(store.remove("b:2").unwrap().is_none());
     assert!(store.list().unwrap().is_empty());
 }
@@ -55,7 +55,7 @@ fn collection_takes_what_nothing_needs() {
     let layers = store.prepare(&image).unwrap();
     assert_eq!(store.gc(later()).unwrap(), crate::gc::Collected::default(), "a named image stays");
     store.pin(&Pin { owner: "n1".into(), id: "c1".into(), manifest: image.manifest.clone() }).unwrap();
-    assert_eq!(store.remove("a:1").unwrap().unwrap().in_use, [image.target.clone()]);
+    assert_eq!(store.remove("a:1").unwrap().unwrap().in_use, std::slice::from_ref(&image.target));
     store.gc(later()).unwrap();
     assert!(layers.lowerdirs()[0].join("a").exists(), "a container uses it");
     store.unpin("n1", "c1").unwrap();
