@@ -79,9 +79,7 @@ fn main() -> ExitCode {
     for round in 1..=5 {
         steps.step(&format!("the_leader_is_killed_{round}_of_5"), move |world| faults::leader_is_killed(world, round));
     }
-    steps
-        .step("a_stopped_node_is_replaced", faults::stopped_node_is_replaced)
-        .step("deleting_the_shop_leaves_no_pod", daily::delete_all);
+    steps.step("a_stopped_node_is_replaced", faults::stopped_node_is_replaced).step("deleting_the_shop_leaves_no_pod", daily::delete_all);
     if std::env::var_os("TRIERARCH_KEEP").is_some() {
         println!("kept: export KUBECONFIG={}/kubeconfig", data_dir.display());
         let (code, world) = steps.report();
