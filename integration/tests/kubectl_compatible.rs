@@ -32,6 +32,7 @@ const FORMS: &[&str] = &[
     "get svc kubernetes -o jsonpath='{range .spec.ports[*]}{.name}={.port}{\"\\n\"}{end}'",
     "get svc kubernetes -o jsonpath={.spec.nothing}",
     "get svc -A -o custom-columns=NAME:.metadata.name,IP:.spec.clusterIP,NO:.nothing",
+    "get svc kubernetes -o go-template='{{range .spec.ports}}{{.name}} {{.port}}{{end}} {{len .spec.ports}} {{.nothing}}'",
     "get clusterrole view -o yaml",
     "get svc kubernetes --no-headers",
     "get svc -A --show-labels",

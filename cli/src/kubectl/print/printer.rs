@@ -4,19 +4,20 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::custom_columns::CustomColumns;
+use super::go_template::GoTemplate;
 use super::jsonpath::JsonPath;
 use super::{json, name, yaml};
 
 /// The output flags of verbs that print objects.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct OutputArgs {
-    /// How to print: json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-as-json=TEMPLATE, jsonpath-file=FILE, custom-columns=SPEC, custom-columns-file=FILE
+    /// How to print: json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-as-json=TEMPLATE, jsonpath-file=FILE, go-template=TEMPLATE, custom-columns=SPEC, custom-columns-file=FILE
     #[arg(short, long, value_name = "FORM")]
     pub output: Option<String>,
     /// Keep managedFields in JSON and YAML
     #[arg(long)]
     pub show_managed_fields: bool,
-    /// A template for -o jsonpath (without braces in -o)
+    /// A template for -o jsonpath or -o go-template; alone, a Go template
     #[arg(long, value_name = "TEMPLATE")]
     pub template: Option<String>,
     /// Whether a path that leads nowhere is passed over
@@ -39,9 +40,11 @@ pub enum Printer {
     JsonPathAsJson(JsonPath),
     /// Columns of one's own.
     Columns(CustomColumns),
+    /// A Go template.
+    GoTemplate(GoTemplate, String),
 }
 
-const ALLOWED: &str = "custom-columns,custom-columns-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,wide,yaml";
+const ALLOWED: &str = "custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,kyaml,name,template,templatefile,wide,yaml";
 
 impl OutputArgs {
     /// The printer that is asked for; `None` for the table and `wide`.
@@ -51,9 +54,7 @@ impl OutputArgs {
     pub fn printer(&self) -> anyhow::Result<Option<Printer>> {
         let Some(output) = self.output.as_deref() else {
             return match &self.template {
-                Some(template) if !template.is_empty() => bail!(
-                    "--template without -o means go-template, which this kubectl does not have: use -o jsonpath=..., or the real kubectl"
-                ),
+                Some(template) if !template.is_empty() => Ok(Some(Printer::GoTemplate(GoTemplate::parse(template)?, template.clone()))),
                 _ => Ok(None),
             };
         };
@@ -64,7 +65,10 @@ impl OutputArgs {
         let path = |template: &str| {
             if self.allow_missing_template_keys { JsonPath::parse_allowing_missing(template) } else { JsonPath::parse(template) }
         };
-        let needed = |what: &str| argument.clone().ok_or_else(|| anyhow::anyhow!("{form} format specified but no {what} given"));
+        let needed = |what: &str| {
+            let named = if form.starts_with("go-") { "template" } else { form };
+            argument.clone().ok_or_else(|| anyhow::anyhow!("{named} format specified but no {what} given"))
+        };
         Ok(Some(match form {
             "" | "wide" => return Ok(None),
             "json" => Printer::Json,
@@ -81,8 +85,21 @@ impl OutputArgs {
             }
             "custom-columns" => Printer::Columns(CustomColumns::parse(&argument.unwrap_or_default())?),
             "custom-columns-file" => Printer::Columns(CustomColumns::parse_template(&read(&needed("custom-columns file")?)?)?),
-            "go-template" | "go-template-file" | "template" | "templatefile" => {
-                bail!("this kubectl has no go-template: use -o jsonpath=..., or the real kubectl")
+            "go-template" | "template" => {
+                let template = needed("template")?;
+                Printer::GoTemplate(
+                    GoTemplate::parse(&template)
+                        .map_err(|error| anyhow::anyhow!("error parsing template {template}, template: output:1: {error}"))?,
+                    template,
+                )
+            }
+            "go-template-file" | "templatefile" => {
+                let template = read(&needed("template file")?)?;
+                Printer::GoTemplate(
+                    GoTemplate::parse(&template)
+                        .map_err(|error| anyhow::anyhow!("error parsing template {template}, template: output:1: {error}"))?,
+                    template,
+                )
             }
             "kyaml" => bail!("this kubectl has no kyaml: use -o yaml, or the real kubectl"),
             _ => bail!("unable to match a printer suitable for the output format {output:?}, allowed formats are: {ALLOWED}"),
@@ -128,6 +145,9 @@ impl Printer {
                 path.text(object).map_err(|error| anyhow::anyhow!("error executing jsonpath {template:?}: {error}"))?
             }
             Self::JsonPathAsJson(path) => json::pretty(&Value::Array(path.values(object)?)),
+            Self::GoTemplate(template, source) => {
+                template.text(object).map_err(|error| anyhow::anyhow!("error executing template {source:?}: {error}"))?
+            }
             Self::Columns(columns) => columns.print(&items(object), headers)?,
         })
     }
@@ -189,7 +209,13 @@ mod tests {
     fn forms_that_do_not_exist_are_named() {
         let error = print("nope", &Value::Null).expect_err("no such form").to_string();
         assert!(error.starts_with("unable to match a printer suitable for the output format \"nope\", allowed formats are: "), "{error}");
-        assert!(print("go-template={{.x}}", &Value::Null).expect_err("missing").to_string().contains("real kubectl"));
+        assert!(
+            print("go-template={{.x", &Value::Null)
+                .expect_err("open")
+                .to_string()
+                .starts_with("error parsing template {{.x, template: output:1: ")
+        );
+        assert_eq!(print("go-template={{.x}}", &json!({"x": 1})).expect("it prints"), "1");
         assert_eq!(
             print("jsonpath", &Value::Null).expect_err("no template").to_string(),
             "jsonpath format specified but no template given"
