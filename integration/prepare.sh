@@ -34,11 +34,13 @@ prepare_build() {
 
 # What a node needs on the machine.
 prepare_node() {
-  install_missing nft:nftables
+  # without any authority known to the machine the registry's client does not start, not even for the cluster's own
+  install_missing nft:nftables /etc/ssl/certs/ca-certificates.crt:ca-certificates
 }
 
 # What the tests use beside that.
 prepare_tests() {
+  prepare_node
   # tests copy busybox into root file systems of their own, so one that loads libraries will not do
   local busybox=/bin/busybox
   ! ldd "$busybox" >/dev/null 2>&1 || busybox=/nonexistent/busybox
