@@ -341,7 +341,7 @@ fn misread(error: &clap::Error, words: &[OsString]) -> ExitCode {
     let mut verb = Vec::new();
     for word in words[1..].iter().map(|word| word.to_string_lossy()) {
         if let Some(next) = level.find_subcommand(word.as_ref()) {
-            verb.push(word.into_owned());
+            verb.push(next.get_name().to_owned());
             level = next;
         }
     }
@@ -381,10 +381,42 @@ fn misread(error: &clap::Error, words: &[OsString]) -> ExitCode {
             output::note(format!("error: unknown command {given:?} for {parent:?}{hint}"));
             ExitCode::FAILURE
         }
+        ErrorKind::MissingRequiredArgument => {
+            let missing = match error.get(ContextKind::InvalidArg) {
+                Some(ContextValue::Strings(all)) => all.clone(),
+                _ => Vec::new(),
+            };
+            output::note(required(&missing, &verb.join(" ")));
+            ExitCode::FAILURE
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let (argument, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
+            let flag = argument.split([' ', '=', '[']).next().unwrap_or_default();
+            let of_flag = matches!(error.get(ContextKind::ValidValue), Some(ContextValue::Strings(values)) if values.iter().any(|value| value == "true"));
+            let function = if of_flag { "ParseBool" } else { "ParseInt" };
+            output::note(format!(
+                "error: invalid argument {value:?} for {flag:?} flag: strconv.{function}: parsing {value:?}: invalid syntax\n{usage}"
+            ));
+            ExitCode::FAILURE
+        }
         _ => {
             output::note(error.to_string().trim_end());
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is said when arguments are missing: flags first, as the real kubectl looks at them first.
+fn required(missing: &[String], verb: &str) -> String {
+    let flags: Vec<String> = missing
+        .iter()
+        .filter_map(|argument| argument.strip_prefix("--"))
+        .map(|flag| format!("{:?}", flag.split([' ', '=', '[']).next().unwrap_or_default()))
+        .collect();
+    if flags.is_empty() {
+        format!("error: exactly one NAME is required, got 0\nSee 'kubectl {verb} -h' for help and examples")
+    } else {
+        format!("error: required flag(s) {} not set", flags.join(", "))
     }
 }
 
@@ -433,6 +465,15 @@ mod tests {
     fn a_verb_that_is_nearly_right_is_offered() {
         assert_eq!((distance("get", "get"), distance("gte", "get"), distance("bogus", "logs")), (0, 2, 2));
         assert_eq!(nearest("desc", ["describe", "delete"].into_iter()), ["describe"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(required(&["--image <IMAGE>".to_owned(), "<NAME>".to_owned()], "run"), "error: required flag(s) \"image\" not set");
+        assert!(
+            required(&["<NAME>".to_owned()], "create cm")
+                .starts_with("error: exactly one NAME is required, got 0\nSee 'kubectl create cm -h'")
+        );
     }
 
     #[test]

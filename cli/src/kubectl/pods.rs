@@ -139,7 +139,7 @@ pub fn container(pod: &Value, named: Option<&str>, quiet: bool) -> anyhow::Resul
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
     if let Some(named) = named.filter(|named| !named.is_empty()) {
         if !all.iter().any(|name| name == named) {
-            bail!("container {named} not found in pod {pod_name}");
+            bail!("container {named} is not valid for pod {pod_name} out of: {}", described(pod));
         }
         return Ok(named.to_owned());
     }
@@ -207,7 +207,10 @@ mod tests {
             json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}});
         assert_eq!(container(&pod, None, true).expect("one"), "a");
         assert_eq!(container(&pod, Some("i"), true).expect("one"), "i");
-        assert_eq!(container(&pod, Some("z"), true).expect_err("none").to_string(), "container z not found in pod p");
+        assert_eq!(
+            container(&pod, Some("z"), true).expect_err("none").to_string(),
+            "container z is not valid for pod p out of: a, b, i (init)"
+        );
         assert_eq!(described(&pod), "a, b, i (init)");
         pod["metadata"]["annotations"] = json!({DEFAULT_CONTAINER: "b"});
         assert_eq!(container(&pod, None, true).expect("one"), "b");

@@ -65,6 +65,9 @@ impl End {
 pub async fn run(session: &Session, args: Args) -> anyhow::Result<()> {
     match (End::parse(&args.from)?, End::parse(&args.to)?) {
         (End::Here(from), End::There { namespace, pod, path }) => {
+            if !Path::new(&from).exists() {
+                bail!("{from} doesn't exist in local filesystem");
+            }
             let ask = prepare(session, &args, namespace, &pod).await?;
             upload(session, ask, &from, &path, args.no_preserve).await
         }
@@ -114,9 +117,6 @@ impl Sink for Kept {
 }
 
 async fn upload(session: &Session, ask: Ask, from: &str, to: &str, no_preserve: bool) -> anyhow::Result<()> {
-    if !Path::new(from).exists() {
-        bail!("{from} doesn't exist in local filesystem");
-    }
     let (folder, name) = split(&std::path::absolute(from)?.to_string_lossy());
     // into a directory that exists, or under a new name
     let mut quiet = Kept::default();

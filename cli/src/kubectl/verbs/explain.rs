@@ -9,6 +9,8 @@ use crate::kubectl::session::Session;
 
 const INDENT: usize = 2;
 const WIDTH: usize = 80;
+/// So many values show where a line must do.
+const ENUM_MAX: usize = 4;
 
 /// Arguments of `explain`.
 #[derive(clap::Args, Debug)]
@@ -122,7 +124,8 @@ fn type_name(schemas: &Value, schema: &Value) -> String {
             name.to_owned()
         }
         (Some("object"), None) => "Object".to_owned(),
-        (_, Some(name)) => name.to_owned(),
+        (Some(kind), Some(_)) => kind.to_owned(),
+        (None, Some(name)) => name.to_owned(),
         (Some(kind), None) => kind.to_owned(),
         (None, None) if own["oneOf"].is_array() || own["x-kubernetes-int-or-string"] == true => "IntOrString".to_owned(),
         (None, None) => "Object".to_owned(),
@@ -193,7 +196,9 @@ fn list(
         text.push_str(&format!("{pad}{name}\t<{kind}>{mark}\n"));
         let values: Vec<&str> = property["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         if !values.is_empty() {
-            text.push_str(&format!("{pad}enum: {}\n", values.join(", ")));
+            let more = if recursive && values.len() > ENUM_MAX { ", ...." } else { "" };
+            let shown = if recursive { &values[..values.len().min(ENUM_MAX)] } else { &values };
+            text.push_str(&format!("{pad}enum: {}{more}\n", shown.join(", ")));
         }
         if recursive {
             let below = inner(schemas, property);
@@ -221,18 +226,25 @@ fn list(
 fn wrapped(paragraph: &str, indent: usize) -> String {
     let pad = " ".repeat(indent);
     let mut out = String::new();
-    // entries of a list keep their place
-    let mut current: String = if paragraph.starts_with(" -") { " ".to_owned() } else { String::new() };
-    for word in paragraph.split(' ').filter(|word| !word.is_empty()) {
-        if !current.is_empty() && current.chars().count() + 1 + word.chars().count() > WIDTH - indent {
-            out.push_str(&format!("{pad}{current}\n"));
+    let mut current = String::new();
+    let mut first = true;
+    // blanks that stand together, and those that lead, stay
+    for word in paragraph.split(' ') {
+        if !first && !current.trim_start().is_empty() && current.chars().count() + 1 + word.chars().count() > WIDTH - indent {
+            out.push_str(&format!("{pad}{}\n", current.trim_end()));
             current.clear();
+            first = true;
         }
-        if !current.trim_start().is_empty() {
+        if first && word.is_empty() && !out.is_empty() {
+            continue;
+        }
+        if !first {
             current.push(' ');
         }
         current.push_str(word);
+        first = false;
     }
+    let current = current.trim_end();
     out.push_str(&format!("{pad}{current}\n"));
     out
 }
@@ -267,5 +279,6 @@ mod tests {
     fn paragraphs_are_wrapped() {
         let text = wrapped(&"word ".repeat(30), 4);
         assert!(text.lines().all(|line| line.len() <= 80 && line.starts_with("    ")) && text.lines().count() == 2);
+        assert_eq!(wrapped("  * 'a'  - b", 4), "      * 'a'  - b\n");
     }
 }

@@ -167,15 +167,7 @@ pub async fn run(session: &Session, args: Args) -> anyhow::Result<()> {
             pods::container_names(pod)
         } else {
             let named = args.container.as_deref().or_else(|| args.what.get(1).map(String::as_str));
-            vec![pods::container(pod, named, false).map_err(|error| {
-                let known = pods::container_names(pod);
-                match named {
-                    Some(named) if !known.iter().any(|other| other == named) => {
-                        anyhow::anyhow!("container {named} is not valid for pod {name}")
-                    }
-                    _ => error,
-                }
-            })?]
+            vec![pods::container(pod, named, false)?]
         };
         for container in containers {
             let path = format!("/api/v1/namespaces/{}/pods/{}/log?{}", escape(&session.namespace), escape(name), args.query(&container)?);

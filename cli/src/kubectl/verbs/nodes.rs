@@ -332,7 +332,7 @@ fn change(word: &str) -> anyhow::Result<Change> {
         let (key, effect) = rest.split_once(':').unwrap_or((rest, ""));
         let key = key.split('=').next().unwrap_or_default();
         if !effect.is_empty() && effect_problem(effect) {
-            bail!("invalid taint effect: {effect}, unsupported taint effect");
+            bail!("invalid taint effect: {effect}, unsupported taint effect\nSee 'kubectl taint -h' for help and examples");
         }
         return Ok(Change::Remove { key: key.to_owned(), effect: effect.to_owned() });
     }
@@ -340,7 +340,7 @@ fn change(word: &str) -> anyhow::Result<Change> {
         bail!("invalid taint spec: {word}, format must be <key>=<value>:<effect> or <key>:<effect>")
     };
     if effect_problem(effect) {
-        bail!("invalid taint effect: {effect}, unsupported taint effect");
+        bail!("invalid taint effect: {effect}, unsupported taint effect\nSee 'kubectl taint -h' for help and examples");
     }
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
     Ok(Change::Set { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() })

@@ -162,10 +162,7 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<()> {
         bail!("--rm should only be used for attached containers");
     }
     if attach && dry_run != DryRun::No {
-        bail!(
-            "--dry-run={} can't be used with attached containers options (--attach, --stdin, or --tty)",
-            if dry_run == DryRun::Client { "client" } else { "server" }
-        );
+        bail!("--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)");
     }
     if args.tty && !args.stdin {
         bail!("-i/--stdin is required for containers with -t/--tty=true");
