@@ -555,6 +555,7 @@ async fn members_come_and_go() {
     assert!(matches!(refused, StoreError::Unavailable(_) | StoreError::OutcomeUnknown), "{refused:?}");
     cluster.open(follower).await;
     assert_eq!(cluster.store(leader).status().members.len(), 2);
+    until("the group has a quorum again", || cluster.store(leader).status().no_quorum.is_none().then_some(())).await;
     cluster.store(leader).txn(put("a", "1"), PATIENCE).await.unwrap();
     // a new member under a new id, with its addresses changed afterwards
     cluster.open(7).await;
