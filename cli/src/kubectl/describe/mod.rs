@@ -43,6 +43,7 @@ pub async fn describe(session: &Session, found: &Found, show_events: bool) -> an
             network::service(object, &slices)
         }
         ("", "Endpoints") => network::endpoints(object),
+        ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(object),
         ("", "ConfigMap") => generic::config_map(object),
         ("", "Secret") => {
             with_events = false;

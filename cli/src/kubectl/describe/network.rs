@@ -132,6 +132,42 @@ pub fn endpoints(object: &Value) -> String {
     out
 }
 
+/// The text of an EndpointSlice, without its events.
+pub fn endpoint_slice(object: &Value) -> String {
+    let mut out = parts::head(object);
+    out.push_str(&parts::labels(object));
+    out.push_str(&parts::annotations("Annotations", &object["metadata"]["annotations"]));
+    out.push_str(&format!("AddressType:\t{}\n", text(&object["addressType"])));
+    let unset = |value: &Value| if value.is_null() { "<unset>".to_owned() } else { shown(value) };
+    let ports = object["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if ports.is_empty() {
+        out.push_str("Ports: <unset>\n");
+    } else {
+        out.push_str("Ports:\n  Name\tPort\tProtocol\n  ----\t----\t--------\n");
+        for port in ports {
+            let name = port["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("<unset>");
+            out.push_str(&format!("  {name}\t{}\t{}\n", unset(&port["port"]), text(&port["protocol"])));
+        }
+    }
+    let endpoints = object["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if endpoints.is_empty() {
+        out.push_str("Endpoints: <none>\n");
+        return out;
+    }
+    out.push_str("Endpoints:\n");
+    for endpoint in endpoints {
+        let addresses: Vec<&str> = endpoint["addresses"].as_array().into_iter().flatten().map(text).collect();
+        out.push_str(&format!("  - Addresses:\t{}\n", if addresses.is_empty() { "<none>".to_owned() } else { addresses.join(", ") }));
+        out.push_str(&format!("    Conditions:\n      Ready:\t{}\n", unset(&endpoint["conditions"]["ready"])));
+        out.push_str(&format!("    Hostname:\t{}\n", unset(&endpoint["hostname"])));
+        if endpoint["targetRef"].is_object() {
+            out.push_str(&format!("    TargetRef:\t{}/{}\n", text(&endpoint["targetRef"]["kind"]), text(&endpoint["targetRef"]["name"])));
+        }
+        out.push_str(&format!("    NodeName:\t{}\n    Zone:\t{}\n", unset(&endpoint["nodeName"]), unset(&endpoint["zone"])));
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,5 +180,13 @@ mod tests {
         assert_eq!(addresses(&slices, ""), "10.0.0.1:80,10.0.0.3:80,10.0.0.4:80 + 1 more...");
         assert_eq!(addresses(&slices, "other"), "");
         assert_eq!(addresses(&json!({"items": []}), ""), "<none>");
+    }
+
+    #[test]
+    fn what_an_endpoint_does_not_say_is_unset() {
+        let text = endpoint_slice(
+            &json!({"metadata": {"name": "x"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "n"}]}),
+        );
+        assert!(text.ends_with("Ports: <unset>\nEndpoints:\n  - Addresses:\t10.0.0.1\n    Conditions:\n      Ready:\t<unset>\n    Hostname:\t<unset>\n    NodeName:\tn\n    Zone:\t<unset>\n"), "{text}");
     }
 }
