@@ -112,6 +112,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         slices,
         http,
         watched: Watched::default(),
+        turns: tokio::sync::Semaphore::new(turns()),
         node_resolver: resolver,
     });
 
@@ -126,6 +127,11 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     system.stop();
     drop(tasks);
     Ok(())
+}
+
+/// As many pods are worked on at the same time.
+fn turns() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get) * 2
 }
 
 /// What stops the actors' thread.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use trierarch_client::{Client, Reflector};
 use trierarch_network::PodNetwork;
 use trierarch_runtime::Runtime;
@@ -50,6 +50,8 @@ pub struct Context {
     pub allocatable: ResourceList,
     /// Follows what pods refer to.
     pub watched: Watched,
+    /// Kernel work for pods is done for a few of them at a time: more only get in each other's way, and in that of the heartbeat.
+    pub turns: Semaphore,
     /// Where the node resolves names.
     pub node_resolver: trierarch_network::resolv::Resolver,
 }

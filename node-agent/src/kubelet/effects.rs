@@ -96,6 +96,7 @@ pub async fn create_sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
     let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
     let runtime = Arc::clone(&context.runtime);
     let sandbox_id = id.clone();
+    let turn = context.turns.acquire().await;
     let status = blocking(move || {
         fs::create_dir_all(&log_dir).map_err(|e| format!("cannot create {}: {e}", log_dir.display()))?;
         if let Ok(present) = runtime.sandbox(&sandbox_id) {
@@ -107,6 +108,7 @@ pub async fn create_sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
         runtime.create_sandbox(spec).map_err(|e| e.to_string())
     })
     .await??;
+    drop(turn);
     let ips = if host_network {
         context.host_ips()
     } else {
@@ -234,6 +236,7 @@ pub async fn start_container(
         Ok(image) => image,
         Err(waiting) => return Started::No(waiting),
     };
+    let turn = context.turns.acquire().await;
     let made = {
         let (context, pod, container, sandbox) = (Arc::clone(context), Arc::clone(pod), container.clone(), sandbox.clone());
         blocking(move || {
@@ -252,7 +255,9 @@ pub async fn start_container(
     context.events.pod(pod, Some(name), false, "Created", "Container created");
     let runtime = Arc::clone(&context.runtime);
     let id = made.id.clone();
-    match blocking(move || runtime.start_container(&id).map_err(|e| (e.start_error().map(|s| s.exit_code()), e.to_string()))).await {
+    let began = blocking(move || runtime.start_container(&id).map_err(|e| (e.start_error().map(|s| s.exit_code()), e.to_string()))).await;
+    drop(turn);
+    match began {
         Ok(Ok(status)) => {
             made.started_at = status.started_at.map(clock::timestamp).or_else(|| Some(clock::now()));
             context.events.pod(pod, Some(name), false, "Started", "Container started");
@@ -615,6 +620,7 @@ pub async fn stop_sandbox(context: &Arc<Context>, id: &str) -> Result<(), String
         network.detach(id).await.map_err(|e| e.to_string())?;
     }
     let (runtime, id) = (Arc::clone(&context.runtime), id.to_owned());
+    let _turn = context.turns.acquire().await;
     blocking(move || runtime.stop_sandbox(&id).or_else(ignore_unknown)).await?.map_err(|e| e.to_string())
 }
 
@@ -638,6 +644,8 @@ pub async fn clean_up(context: &Arc<Context>, pod: &Arc<Pod>) -> Result<(), Stri
             network.detach(&address.id).await.map_err(|e| e.to_string())?;
         }
     }
+    let holder = Arc::clone(&context);
+    let _turn = holder.turns.acquire().await;
     blocking(move || {
         let containers: Vec<String> =
             context.runtime.list_containers().into_iter().filter(|c| c.sandbox_id.starts_with(&prefix)).map(|c| c.id).collect();
