@@ -46,7 +46,7 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub client_key: Option<String>,
     /// Trust any server
-    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set, hide_short_help = true)]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", hide_short_help = true)]
     pub insecure_skip_tls_verify: bool,
     /// How long one request may take, such as 5s; 0 means no limit
     #[arg(long, global = true, value_name = "TIME", default_value = "0", hide_short_help = true)]
@@ -55,13 +55,13 @@ pub struct Globals {
     #[arg(short, long = "v", global = true, value_name = "LEVEL", default_value_t = 0, hide_short_help = true)]
     pub verbosity: u8,
     /// Treat warnings of the server as errors
-    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set, hide_short_help = true)]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", hide_short_help = true)]
     pub warnings_as_errors: bool,
     /// Accepted, and unused: discovery is asked for afresh
     #[arg(long, global = true, value_name = "DIR", hide = true)]
     pub cache_dir: Option<String>,
     /// Accepted, and unused
-    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set, hide = true)]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", hide = true)]
     pub match_server_version: bool,
 }
 

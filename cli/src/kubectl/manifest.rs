@@ -14,7 +14,7 @@ pub struct FileArgs {
     #[arg(short, long = "filename", value_name = "FILE")]
     pub filename: Vec<String>,
     /// Also the directories below
-    #[arg(short = 'R', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(short = 'R', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub recursive: bool,
     /// (missing here: build with kustomize and give the result to -f -)
     #[arg(short, long, value_name = "DIR", hide = true)]

@@ -21,7 +21,7 @@ pub struct OutputArgs {
     #[arg(long, value_name = "TEMPLATE")]
     pub template: Option<String>,
     /// Whether a path that leads nowhere is passed over
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_missing_template_keys: bool,
 }
 

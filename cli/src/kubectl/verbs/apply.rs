@@ -50,10 +50,10 @@ pub struct Args {
     #[arg(short = 'l', long)]
     pub selector: Option<String>,
     /// Let the server merge
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub server_side: bool,
     /// With --server-side: take fields over from other managers
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub force_conflicts: bool,
     /// Who manages the fields
     #[arg(long)]
@@ -65,10 +65,10 @@ pub struct Args {
     #[arg(long, hide = true)]
     pub prune: bool,
     /// Accepted: the file wins over the live object
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set, hide = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", hide = true)]
     pub overwrite: bool,
     /// Accepted: the server's schema is not needed
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set, hide = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", hide = true)]
     pub openapi_patch: bool,
     /// With --force: how many seconds an object gets to end
     #[arg(long, default_value_t = -1, allow_negative_numbers = true, hide_short_help = true)]
@@ -77,7 +77,7 @@ pub struct Args {
     #[arg(long, hide = true)]
     pub all: bool,
     /// Accepted, as in delete
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set, hide = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", hide = true)]
     pub wait: bool,
 }
 

@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long)]
     pub field_selector: Option<String>,
     /// All objects of the type in the namespace
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub all: bool,
     /// In all namespaces
     #[arg(short = 'A', long)]
@@ -52,22 +52,22 @@ pub struct Args {
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
     pub grace_period: i64,
     /// Do not wait for the node's word
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub force: bool,
     /// One second to end
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub now: bool,
     /// What happens to dependents: background, foreground or orphan
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "background", default_value = "background")]
     pub cascade: String,
     /// Wait until the objects are gone
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub wait: bool,
     /// How long to wait at most
     #[arg(long, default_value = "0s")]
     pub timeout: String,
     /// A missing object is no failure
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub ignore_not_found: Option<bool>,
     /// name: print names only
     #[arg(short, long)]

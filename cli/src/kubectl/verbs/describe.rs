@@ -26,10 +26,10 @@ pub struct Args {
     #[arg(short = 'l', long)]
     pub selector: Option<String>,
     /// Of all namespaces
-    #[arg(short = 'A', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(short = 'A', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub all_namespaces: bool,
     /// With events [default: for a single object]
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub show_events: Option<bool>,
     /// How many objects the server is asked for at once
     #[arg(long, default_value_t = CHUNK)]

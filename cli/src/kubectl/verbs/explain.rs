@@ -23,7 +23,7 @@ pub struct Args {
     /// TYPE[.FIELD...]
     pub what: Option<String>,
     /// All fields below, without what they mean
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub recursive: bool,
     /// Of this version of the kind
     #[arg(long)]

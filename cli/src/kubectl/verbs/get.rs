@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long)]
     pub field_selector: Option<String>,
     /// Of all namespaces
-    #[arg(short = 'A', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(short = 'A', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub all_namespaces: bool,
     /// Print, then print what changes
     #[arg(short, long)]
@@ -61,10 +61,10 @@ pub struct Args {
     #[arg(long)]
     pub ignore_not_found: bool,
     /// Without the line of column names
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub no_headers: bool,
     /// With a column of all labels
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub show_labels: bool,
     /// With a column for each of these labels
     #[arg(short = 'L', long, value_delimiter = ',')]
@@ -85,7 +85,7 @@ pub struct Args {
     #[arg(long, default_value_t = CHUNK)]
     pub chunk_size: u32,
     /// Let the server choose the columns
-    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub server_print: bool,
 }
 

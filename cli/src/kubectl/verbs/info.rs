@@ -24,7 +24,7 @@ pub struct ResourcesArgs {
     #[arg(long)]
     pub api_group: Option<String>,
     /// Only what lives in namespaces, or only what does not
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub namespaced: Option<bool>,
     /// Only what allows all of these
     #[arg(long, value_delimiter = ',')]
@@ -36,13 +36,13 @@ pub struct ResourcesArgs {
     #[arg(short, long)]
     pub output: Option<String>,
     /// Without the line of column names
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub no_headers: bool,
     /// name or kind
     #[arg(long)]
     pub sort_by: Option<String>,
     /// Accepted, and unused: discovery is asked for afresh
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set, hide = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false", hide = true)]
     pub cached: bool,
 }
 
@@ -138,7 +138,7 @@ pub async fn versions(session: &Session) -> anyhow::Result<()> {
 #[derive(clap::Args, Debug)]
 pub struct VersionArgs {
     /// Do not ask a server
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub client: bool,
     /// json or yaml
     #[arg(short, long)]

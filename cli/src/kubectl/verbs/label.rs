@@ -34,7 +34,7 @@ pub struct Args {
     #[command(flatten)]
     pub dry_run: DryRunArgs,
     /// Values may change
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub overwrite: bool,
     /// Print what there is
     #[arg(long)]

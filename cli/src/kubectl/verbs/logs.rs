@@ -31,19 +31,19 @@ pub struct Args {
     #[arg(value_name = "POD")]
     pub what: Vec<String>,
     /// And what is written from now on
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub follow: bool,
     /// Which container
     #[arg(short, long)]
     pub container: Option<String>,
     /// Every container of the pod
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub all_containers: bool,
     /// Every pod of the workload
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub all_pods: bool,
     /// Of the container before its last restart
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub previous: bool,
     /// So many lines from the end; -1 for all [default: all, 10 with a selector]
     #[arg(long, allow_negative_numbers = true)]
@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long)]
     pub since_time: Option<String>,
     /// With the time of each line
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub timestamps: bool,
     /// Not more than so many bytes
     #[arg(long, default_value_t = 0)]
@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(short = 'l', long)]
     pub selector: Option<String>,
     /// With pod and container before each line
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub prefix: bool,
     /// How many logs may be followed at once
     #[arg(long, default_value_t = 5)]

@@ -107,10 +107,10 @@ pub struct DrainArgs {
     #[arg(long)]
     pub force: bool,
     /// Leave pods of daemon sets
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub ignore_daemonsets: bool,
     /// Also pods with emptyDir volumes: their data is lost
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub delete_emptydir_data: bool,
     /// Seconds that pods get to end; negative: what they say themselves
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]

@@ -41,7 +41,7 @@ pub struct ReplaceArgs {
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
     pub grace_period: i64,
     /// Remember the object in an annotation, as apply does
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub save_config: bool,
     /// A subresource, such as status
     #[arg(long)]

@@ -54,7 +54,7 @@ enum Action {
         #[command(flatten)]
         which: Which,
         /// Wait, rather than say once
-        #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set)]
+        #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
         watch: bool,
         /// How long to wait at most
         #[arg(long, default_value = "0s")]

@@ -60,7 +60,7 @@ pub struct Common {
     #[command(flatten)]
     pub validate: ValidateArgs,
     /// Remember the object in an annotation, as apply does
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub save_config: bool,
     /// Who manages the fields
     #[arg(long, default_value = "kubectl-create")]

@@ -20,7 +20,7 @@ pub struct SourceArgs {
     #[arg(long)]
     pub from_env_file: Vec<String>,
     /// Add a hash of the content to the name
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, action = clap::ArgAction::Set, hide_possible_values = true, value_name = "true|false")]
     pub append_hash: bool,
 }
 
