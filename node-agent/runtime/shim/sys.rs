@@ -128,6 +128,9 @@ struct IoVec {
     len: usize,
 }
 
+/// A machine that mounts without end must not keep a container from an error for ever.
+const OPENAT2_AGAIN_MAX: u32 = 10_000;
+
 #[repr(C)]
 struct MsgHdr {
     name: *mut c_void,
@@ -270,13 +273,21 @@ pub(crate) fn new_filesystem(kind: &str, options: &[(String, String)], attrs: u6
     owned(unsafe { syscall(NR_FSMOUNT, fd, 1 as c_uint, attrs as c_uint) })
 }
 
-/// Opens `path` below `dir` as `resolve` says.
+/// Opens `path` below `dir` as `resolve` says. A `..` (of a link) that races with a rename or mount anywhere on the machine makes the kernel
+/// give up; it is asked again then. Spec: openat2(2), EAGAIN.
 pub(crate) fn openat2(dir: Option<BorrowedFd<'_>>, path: &Path, flags: u64, mode: u64, resolve: u64) -> Result<OwnedFd> {
     let path = c_path(path)?;
     let how = [flags | O_CLOEXEC, mode, resolve];
     let dir = dir.map_or(AT_FDCWD, |dir| dir.as_raw_fd());
-    // SAFETY: a NUL-terminated string and `struct open_how`, both of which live over the call.
-    owned(unsafe { syscall(NR_OPENAT2, dir, path.as_ptr(), how.as_ptr(), size_of_val(&how)) })
+    let mut again = OPENAT2_AGAIN_MAX;
+    loop {
+        // SAFETY: a NUL-terminated string and `struct open_how`, both of which live over the call.
+        let opened = owned(unsafe { syscall(NR_OPENAT2, dir, path.as_ptr(), how.as_ptr(), size_of_val(&how)) });
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && again > 0 => again -= 1,
+            done => return done,
+        }
+    }
 }
 
 pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd> {

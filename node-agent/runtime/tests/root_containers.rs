@@ -719,6 +719,38 @@ fn links_that_point_at_nothing_are_filled_inside() {
     assert_eq!(world.run(spec).0, "0\n");
 }
 
+/// The kernel gives up on a `..` of a link while anything on the machine is renamed (`openat2`, EAGAIN).
+#[test]
+fn renames_elsewhere_do_not_disturb_a_start() {
+    let world = World::with_pod();
+    std::os::unix::fs::symlink("../run", world.rootfs.join("home/run")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (from, to) = (elsewhere.path().join("a"), elsewhere.path().join("b"));
+    std::fs::create_dir(&from).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                std::fs::rename(&from, &to).and_then(|()| std::fs::rename(&to, &from)).unwrap();
+            }
+        });
+        let outcomes: Vec<_> = (0..20)
+            .map(|number| {
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    let mut spec = world.sh("ls /run/secrets/token && echo $?");
+                    spec.mounts =
+                        vec![Mount::tmpfs(format!("/home/run/secrets/token{number}"), None), Mount::tmpfs("/home/run/secrets/token", None)];
+                    world.run(spec).0
+                }))
+            })
+            .collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for outcome in outcomes {
+            assert_eq!(outcome.expect("it starts"), "0\n");
+        }
+    });
+}
+
 #[test]
 fn pods_with_users_of_their_own() {
     let world = World::new();

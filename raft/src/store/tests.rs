@@ -555,8 +555,14 @@ async fn members_come_and_go() {
     assert!(matches!(refused, StoreError::Unavailable(_) | StoreError::OutcomeUnknown), "{refused:?}");
     cluster.open(follower).await;
     assert_eq!(cluster.store(leader).status().members.len(), 2);
-    until("the group has a quorum again", || cluster.store(leader).status().no_quorum.is_none().then_some(())).await;
-    cluster.store(leader).txn(put("a", "1"), PATIENCE).await.unwrap();
+    // the leader may notice only now how long the other was silent: until it has heard it, it refuses at once
+    let written = async {
+        while let Err(error) = cluster.store(leader).txn(put("a", "1"), PATIENCE).await {
+            assert!(matches!(error, StoreError::Unavailable(_) | StoreError::OutcomeUnknown), "{error:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.expect("the group has a quorum again");
     // a new member under a new id, with its addresses changed afterwards
     cluster.open(7).await;
     cluster.join(follower, 7).await;
