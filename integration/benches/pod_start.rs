@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
@@ -95,6 +96,9 @@ async fn prepare_namespace(client: &Client, name: &str) -> Result<()> {
     account.map(drop).context("the watch for the service account ended")
 }
 
+/// What a watch yields.
+type Events = kube::Result<WatchEvent<Pod>>;
+
 struct Bench {
     pods: Api<Pod>,
     image: String,
@@ -109,27 +113,35 @@ impl Bench {
         pod
     }
 
+    /// When a watcher received phase Running of each pod, until it has them all. A server may end a watch at any time (Kubernetes does so when
+    /// a watcher falls behind), so it is taken up again where it stopped.
+    async fn see_running(&self, count: usize, mut version: String, first: BoxStream<'_, Events>) -> Result<BTreeMap<String, Instant>> {
+        let mut events = first;
+        let mut running = BTreeMap::new();
+        while running.len() < count {
+            match events.try_next().await {
+                Ok(Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod))) => {
+                    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+                    ensure!(phase != "Failed", "{} failed: {:?}", pod.name_any(), pod.status);
+                    if phase == "Running" {
+                        running.entry(pod.name_any()).or_insert_with(now);
+                    }
+                    version = pod.resource_version().unwrap_or(version);
+                }
+                Ok(Some(WatchEvent::Error(status))) => bail!("the watch failed: {status:?}"),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => events = self.pods.watch(&WatchParams::default().timeout(290), &version).await?.boxed(),
+            }
+        }
+        Ok(running)
+    }
+
     /// Creates these pods at once. Returns the seconds until a watcher received phase Running for each.
     async fn start(&self, names: &[String]) -> Result<Vec<f64>> {
         let version = self.pods.list(&ListParams::default()).await?.metadata.resource_version.unwrap_or_default();
-        let mut events = std::pin::pin!(self.pods.watch(&WatchParams::default().timeout(290), &version).await?);
-        let watch = async {
-            let mut running: BTreeMap<String, Instant> = BTreeMap::new();
-            while running.len() < names.len() {
-                match events.try_next().await?.context("the watch ended")? {
-                    WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-                        ensure!(phase != "Failed", "{} failed: {:?}", pod.name_any(), pod.status);
-                        if phase == "Running" {
-                            running.entry(pod.name_any()).or_insert_with(now);
-                        }
-                    }
-                    WatchEvent::Error(status) => bail!("the watch failed: {status:?}"),
-                    _ => {}
-                }
-            }
-            Ok(running)
-        };
+        // running before the first pod is sent
+        let first = self.pods.watch(&WatchParams::default().timeout(290), &version).await?.boxed();
+        let watch = self.see_running(names.len(), version, first);
         let create = async {
             let mut sent = BTreeMap::new();
             let mut requests = futures::stream::FuturesUnordered::new();
