@@ -221,6 +221,17 @@ async fn heredocs_and_inherited_settings_work() {
     assert_eq!(config["config"]["Labels"]["x"], "", "an argument ends with its stage");
 }
 
+/// Leaves nothing of a test's runtime on the machine, also when the test fails.
+struct Purged(Arc<trierarch_runtime::Runtime>);
+
+impl Drop for Purged {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.purge() {
+            eprintln!("could not purge the test's runtime: {error}");
+        }
+    }
+}
+
 /// RUN in a real container. Needs `/bin/busybox` (Debian package busybox-static).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_run_in_the_image_and_leave_only_their_changes() {
@@ -239,6 +250,7 @@ async fn commands_run_in_the_image_and_leave_only_their_changes() {
         sys: trierarch_runtime::sys::linux(),
     };
     let runtime = Arc::new(trierarch_runtime::Runtime::new(config).unwrap());
+    let _purged = Purged(Arc::clone(&runtime));
     let runner: Arc<dyn RunStep> = Arc::new(RuntimeRunner::new(runtime, state.path().join("logs")));
     let world = World { options: BuildOptions { runner: Some(runner), ..world.options.clone() }, ..world };
     let image = world.build().await.unwrap();
