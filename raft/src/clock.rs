@@ -9,10 +9,14 @@ pub(crate) fn now_unix_ms() -> i64 {
     i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A monotonic reading.
-#[expect(clippy::disallowed_methods, reason = "this is the crate's clock")]
+/// A monotonic reading, by the same clock as timers go: a test that halts them halts this.
 pub(crate) fn now() -> Instant {
-    Instant::now()
+    tokio::time::Instant::now().into_std()
+}
+
+/// The time since a reading.
+pub(crate) fn since(reading: Instant) -> Duration {
+    now().saturating_duration_since(reading)
 }
 
 /// A moment from which a caller may wait `patience`; far away instead of overflowing.

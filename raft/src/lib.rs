@@ -7,6 +7,7 @@
 //! (the handle).
 
 pub mod command;
+pub mod environment;
 pub mod store;
 pub mod view;
 pub mod watch;

@@ -16,8 +16,9 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch};
 use tokio::sync::oneshot;
 
 use crate::columns::LogColumn;
+use crate::environment::{Environment, Observation, Simulation};
 use crate::keys;
-use crate::raft_types::{Entry, LogId, TypeConfig, Vote};
+use crate::raft_types::{self, Entry, LogId, TypeConfig, Vote};
 use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, VoteRecord};
 use crate::store::OpenError;
 
@@ -39,8 +40,9 @@ struct Inner {
     tail: Mutex<Tail>,
     appended_bytes: Arc<AtomicU64>,
     syncs: Arc<AtomicU64>,
-    queue: Option<mpsc::Sender<SyncRequest>>,
+    queue: Option<Queue>,
     syncer: Option<std::thread::JoinHandle<()>>,
+    environment: Environment,
     db: Arc<DB>,
     path: PathBuf,
     /// Told when everything above is closed.
@@ -57,6 +59,12 @@ struct Tail {
     vote: Option<Vote>,
 }
 
+/// Where syncs are asked for: a thread of the log's own, or a task of a simulation.
+enum Queue {
+    Thread(mpsc::Sender<SyncRequest>),
+    Task(tokio::sync::mpsc::UnboundedSender<SyncRequest>),
+}
+
 enum SyncRequest {
     Append(IOFlushed<TypeConfig>),
     Vote(oneshot::Sender<io::Result<()>>),
@@ -67,7 +75,7 @@ impl LogStore {
     ///
     /// # Errors
     /// The directory is locked, not writable or damaged; the reason says what to do.
-    pub(crate) fn open(path: &Path, closed: Option<crate::drop_signal::DropSignal>) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path, environment: &Environment, closed: Option<crate::drop_signal::DropSignal>) -> Result<Self, OpenError> {
         let failed = |reason: String| OpenError { path: path.to_owned(), reason };
         let mut options = rocksdb::Options::default();
         options.create_if_missing(true);
@@ -91,20 +99,29 @@ impl LogStore {
         let db = Arc::new(db);
         let tail = load_tail(&db).map_err(|error| failed(damage(&error.to_string())))?;
         let syncs = Arc::new(AtomicU64::new(0));
-        let (queue, requests) = mpsc::channel();
-        let syncer = {
-            let (db, syncs) = (Arc::clone(&db), Arc::clone(&syncs));
-            std::thread::Builder::new()
-                .name("raft-log-sync".into())
-                .spawn(move || sync_loop(&db, &requests, &syncs))
-                .map_err(|error| failed(format!("cannot start the sync thread: {error}")))?
+        let (queue, syncer) = match environment.simulation() {
+            None => {
+                let (queue, requests) = mpsc::channel();
+                let (db, syncs) = (Arc::clone(&db), Arc::clone(&syncs));
+                let syncer = std::thread::Builder::new()
+                    .name("raft-log-sync".into())
+                    .spawn(move || sync_loop(&db, &requests, &syncs))
+                    .map_err(|error| failed(format!("cannot start the sync thread: {error}")))?;
+                (Queue::Thread(queue), Some(syncer))
+            }
+            Some(simulation) => {
+                let (queue, requests) = tokio::sync::mpsc::unbounded_channel();
+                tokio::spawn(sync_simulated(Arc::clone(&db), path.to_owned(), requests, Arc::clone(&syncs), Arc::clone(simulation)));
+                (Queue::Task(queue), None)
+            }
         };
         let inner = Inner {
             tail: Mutex::new(tail),
             appended_bytes: Arc::default(),
             syncs,
             queue: Some(queue),
-            syncer: Some(syncer),
+            syncer,
+            environment: environment.clone(),
             db,
             path: path.to_owned(),
             _closed: closed,
@@ -165,7 +182,11 @@ impl Inner {
 
     fn request_sync(&self, request: SyncRequest) -> io::Result<()> {
         let queue = self.queue.as_ref().expect("present until drop");
-        queue.send(request).map_err(|_gone| io::Error::other("the log's sync thread has ended"))
+        let sent = match queue {
+            Queue::Thread(queue) => queue.send(request).is_ok(),
+            Queue::Task(queue) => queue.send(request).is_ok(),
+        };
+        if sent { Ok(()) } else { Err(io::Error::other("the log's sync thread has ended")) }
     }
 
     /// Entries in `start..end` that exist, stopping after about `bytes_max`, but never before the first.
@@ -226,15 +247,41 @@ impl Drop for Inner {
 fn sync_loop(db: &DB, requests: &mpsc::Receiver<SyncRequest>, syncs: &AtomicU64) {
     while let Ok(first) = requests.recv() {
         let batch: Vec<SyncRequest> = std::iter::once(first).chain(requests.try_iter()).collect();
-        let result = db.flush_wal(true);
+        let result = db.flush_wal(true).map_err(rocksdb::Error::into_string);
         syncs.fetch_add(1, Ordering::Relaxed);
-        for request in batch {
-            let result = result.clone().map_err(|error| io::Error::other(error.into_string()));
-            match request {
-                SyncRequest::Append(flushed) => flushed.io_completed(result),
-                // whoever asked has gone away
-                SyncRequest::Vote(done) => drop(done.send(result)),
-            }
+        answer(batch, &result);
+    }
+}
+
+/// As [`sync_loop`], on a simulated disk that takes its time and may fail.
+async fn sync_simulated(
+    db: Arc<DB>,
+    path: PathBuf,
+    mut requests: tokio::sync::mpsc::UnboundedReceiver<SyncRequest>,
+    syncs: Arc<AtomicU64>,
+    simulation: Arc<dyn Simulation>,
+) {
+    while let Some(first) = requests.recv().await {
+        let batch: Vec<SyncRequest> = std::iter::once(first).chain(std::iter::from_fn(|| requests.try_recv().ok())).collect();
+        let result = match simulation.before_sync(&path).await {
+            Ok(()) => db.flush_wal(true).map_err(rocksdb::Error::into_string),
+            Err(error) => Err(error.to_string()),
+        };
+        syncs.fetch_add(1, Ordering::Relaxed);
+        if result.is_ok() {
+            simulation.after_sync(&path);
+        }
+        answer(batch, &result);
+    }
+}
+
+fn answer(batch: Vec<SyncRequest>, result: &Result<(), String>) {
+    for request in batch {
+        let result = result.clone().map_err(io::Error::other);
+        match request {
+            SyncRequest::Append(flushed) => flushed.io_completed(result),
+            // whoever asked has gone away
+            SyncRequest::Vote(done) => drop(done.send(result)),
         }
     }
 }
@@ -371,6 +418,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let (done, synced) = oneshot::channel();
         self.inner.request_sync(SyncRequest::Vote(done))?;
         synced.await.map_err(io::Error::other)??;
+        let VoteRecord { term, voted_for, committed } = VoteRecord::from(vote);
+        self.inner.environment.observe(|| Observation::Voted { term, voted_for, committed });
         self.inner.tail.lock().vote = Some(*vote);
         Ok(())
     }
@@ -403,7 +452,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.inner.db.write(batch).map_err(|error| self.inner.error(error))?;
         {
             let mut tail = self.inner.tail.lock();
-            entries.into_iter().for_each(|entry| tail.push(entry));
+            for entry in entries {
+                self.inner.environment.observe(|| Observation::Appended {
+                    previous_term: tail.last.map(|last| **last.committed_leader_id()),
+                    term: **entry.log_id.committed_leader_id(),
+                    index: entry.index(),
+                    command: raft_types::command(&entry),
+                });
+                tail.push(entry);
+            }
         }
         self.inner.request_sync(SyncRequest::Append(callback))
     }

@@ -8,7 +8,6 @@ use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
 
-use crate::clock;
 use crate::command::Command;
 use crate::core::Core;
 use crate::raft_types::{Metrics, Payload, Raft};
@@ -144,8 +143,8 @@ pub(crate) async fn bound_history(core: Arc<Core>) {
                 break;
             }
             let look = {
-                let core = Arc::clone(&core);
-                tokio::task::spawn_blocking(move || to_forget(&core)).await
+                let looking = Arc::clone(&core);
+                core.config.environment.blocking(move || to_forget(&looking)).await
             };
             let (upto, more) = match look {
                 Ok(Ok(Some(found))) => found,
@@ -171,7 +170,7 @@ fn to_forget(core: &Core) -> std::io::Result<Option<(u64, bool)>> {
         return Ok(None);
     }
     let retention_ms = i64::try_from(core.config.history_retention.as_millis()).unwrap_or(i64::MAX);
-    let before = clock::now_unix_ms().saturating_sub(retention_ms);
+    let before = core.config.environment.now_unix_ms().saturating_sub(retention_ms);
     let (mut upto, more) = db.last_older_than(compacted, before, COMPACTION_ROWS_MAX)?;
     if db.history_bytes() > HISTORY_BYTES_MAX {
         upto = upto.max(compacted + ((revision - compacted) / 10).max(1));

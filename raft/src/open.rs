@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use openraft::SnapshotPolicy;
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
@@ -43,15 +42,16 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     let (core_applied, follow_core_applied) = watch::channel(None);
     let (log_open, log_closed) = DropSignal::new();
     let (state_open, state_closed) = DropSignal::new();
+    let environment = config.environment.clone();
     let opening = {
-        let data_dir = data_dir.clone();
+        let (data_dir, environment) = (data_dir.clone(), environment.clone());
         let owner = LogOwner { cluster_id: config.cluster_id.clone(), node_id: config.node_id };
         move || -> Result<(LogStore, StateMachine), OpenError> {
             let snapshots_dir = data_dir.join("snapshots");
             let at = |error: std::io::Error| OpenError { path: data_dir.clone(), reason: error.to_string() };
             fs::create_dir_all(&data_dir).map_err(at)?;
             // the lock of the log comes first: nothing of a running member is touched
-            let log = LogStore::open(&data_dir.join("log"), Some(log_open))?;
+            let log = LogStore::open(&data_dir.join("log"), &environment, Some(log_open))?;
             log.claim(&owner)?;
             if snapshots_dir.exists() {
                 fs::remove_dir_all(&snapshots_dir).map_err(at)?;
@@ -67,7 +67,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
             };
             let opened = match open_state() {
                 Err(error) if is_damage(&error) && log_is_complete => {
-                    let aside = data_dir.join(format!("state.damaged.{}", clock::now_unix_ms()));
+                    let aside = data_dir.join(format!("state.damaged.{}", environment.now_unix_ms()));
                     tracing::warn!(path = %aside.display(), %error, "The state is damaged, building it again from the whole log");
                     fs::rename(&state_dir, &aside).map_err(at)?;
                     open_state()
@@ -75,18 +75,19 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
                 opened => opened,
             };
             let (state, loaded) = opened?;
-            Ok((log, StateMachine::with_loaded(state, loaded, snapshots_dir, follow_core_applied)))
+            Ok((log, StateMachine::with_loaded(state, loaded, snapshots_dir, environment, follow_core_applied)))
         }
     };
-    let (log, state_machine) = tokio::task::spawn_blocking(opening).await.map_err(|error| failed(error.to_string()))??;
-    let listener = TcpListener::bind(config.peer_listen)
+    let (log, state_machine) = environment.blocking(opening).await.map_err(|error| failed(error.to_string()))??;
+    let listener = environment
+        .listen(config.peer_listen)
         .await
         .map_err(|error| failed(format!("cannot listen on {} for peers: {error}", config.peer_listen)))?;
     let peer_address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
     if config.peer_advertise.is_empty() {
         config.peer_advertise = peer_address.to_string();
     }
-    let peers = Arc::new(Peers::new(config.node_id, config.cluster_id.clone(), config.tls.clone()));
+    let peers = Arc::new(Peers::new(config.node_id, config.cluster_id.clone(), config.tls.clone(), environment));
     let raft_config = raft_config(&config).map_err(|error| failed(format!("impossible timers: {error}")))?;
     let (appended_bytes, syncs, shared) = (log.appended_bytes(), log.syncs(), state_machine.shared());
     let factory = ClientFactory { peers: Arc::clone(&peers) };

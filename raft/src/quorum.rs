@@ -7,6 +7,7 @@ use std::time::Duration;
 use openraft::Instant as _;
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::command::NodeId;
 use crate::core::Core;
 use crate::network::messages::Request;
@@ -46,9 +47,9 @@ fn silence(core: &Core, metrics: &Metrics) -> Duration {
     if metrics.current_leader == Some(core.config.node_id) {
         let alone = metrics.membership_config.membership().voter_ids().count() <= 1;
         let acknowledged = metrics.last_quorum_acked.as_ref().map_or(SILENCE_MAX, |at| at.elapsed());
-        if alone { Duration::ZERO } else { acknowledged.min(core.heard.lock().elapsed()) }
+        if alone { Duration::ZERO } else { acknowledged.min(clock::since(*core.heard.lock())) }
     } else {
-        core.heard.lock().elapsed()
+        clock::since(*core.heard.lock())
     }
 }
 

@@ -51,6 +51,14 @@ pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 pub(crate) type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
 pub(crate) type EntryPayload = openraft::type_config::alias::PayloadOf<TypeConfig>;
+/// The encoded command of an entry; empty for one that holds none.
+pub(crate) fn command(entry: &Entry) -> &[u8] {
+    match &entry.payload {
+        EntryPayload::Normal(payload) => &payload.0,
+        EntryPayload::Blank | EntryPayload::Membership(_) => &[],
+    }
+}
+
 pub(crate) type Membership = openraft::Membership<NodeId, MemberInfo>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;

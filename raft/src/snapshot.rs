@@ -128,7 +128,7 @@ impl SnapshotBuilder {
             let meta = StateDb::meta_of_checkpoint(&path)?;
             Ok((path, meta))
         };
-        let (path, meta) = tokio::task::spawn_blocking(build).await.map_err(io::Error::other)??;
+        let (path, meta) = self.shared.environment.blocking(build).await??;
         let files = SnapshotFiles { directory: Arc::new(Directory { path }) };
         let meta = SnapshotMeta { last_log_id: meta.applied.map(Into::into), last_membership: meta.membership.into_stored()? };
         let snapshot = Snapshot { meta, snapshot: files };

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, Decision, Position, State, Write};
 use crate::command::{Command, Outcome, Revision};
-use crate::raft_types::{Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::environment::{Environment, Observation};
+use crate::raft_types::{self, Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::records::{self, StateMeta, StoredMembershipRecord};
 use crate::snapshot::{SnapshotBuilder, SnapshotFiles};
 use crate::state_db::StateDb;
+use crate::store::Committed;
 use crate::view::View;
 use crate::watch::{Event, Hub};
 
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     compacted: AtomicU64,
     forgotten_index: AtomicU64,
     applied: watch::Sender<Applied>,
+    /// The machine it runs on.
+    pub(crate) environment: Environment,
     /// The store closes.
     pub(crate) closing: CancellationToken,
 }
@@ -85,6 +89,11 @@ impl Shared {
         self.applied.subscribe()
     }
 
+    /// Tells a simulation what readers see now.
+    fn observe_shown(&self) {
+        self.environment.observe_shown(self.applied.borrow().index, &self.view.read(), self.compacted());
+    }
+
     /// Ends watches and lets the database close.
     pub(crate) fn close(&self) {
         self.hub.close();
@@ -121,7 +130,7 @@ impl StateMachine {
     #[cfg(test)]
     pub(crate) fn new(db: StateDb, snapshots_dir: PathBuf, core_applied: watch::Receiver<Option<u64>>) -> io::Result<Self> {
         let loaded = db.load()?;
-        Ok(Self::with_loaded(db, loaded, snapshots_dir, core_applied))
+        Ok(Self::with_loaded(db, loaded, snapshots_dir, Environment::default(), core_applied))
     }
 
     /// The state machine over an opened `state/` and what was loaded from it.
@@ -129,6 +138,7 @@ impl StateMachine {
         db: StateDb,
         (state, meta): (State, StateMeta),
         snapshots_dir: PathBuf,
+        environment: Environment,
         core_applied: watch::Receiver<Option<u64>>,
     ) -> Self {
         let applied = Applied { index: meta.applied.map_or(0, |id| id.index), revision: meta.revision };
@@ -139,8 +149,10 @@ impl StateMachine {
             compacted: AtomicU64::new(meta.compacted),
             forgotten_index: AtomicU64::new(meta.forgotten_index),
             applied: watch::Sender::new(applied),
+            environment,
             closing: CancellationToken::new(),
         };
+        shared.observe_shown();
         Self { shared: Arc::new(shared), state, meta, snapshots_dir, snapshot: Arc::default(), core_applied }
     }
 
@@ -151,10 +163,12 @@ impl StateMachine {
 
     async fn apply_entry(&mut self, db: &StateDb, batch: &mut Batch, entry: Entry) -> io::Result<Outcome> {
         let at = Position { term: **entry.log_id.committed_leader_id(), index: entry.log_id.index() };
-        let outcome = match entry.payload {
+        let events_before = batch.events.len();
+        let mut applied_txn = None;
+        let outcome = match &entry.payload {
             EntryPayload::Blank => Outcome::Nothing,
             EntryPayload::Membership(membership) => {
-                self.meta.membership = StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: (&membership).into() };
+                self.meta.membership = StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: membership.into() };
                 Outcome::Nothing
             }
             EntryPayload::Normal(payload) => match records::decode::<Command>(&payload.0)? {
@@ -164,6 +178,7 @@ impl StateMachine {
                         db.stage(&mut batch.rows, write);
                     }
                     self.absorb(db, batch, &decision, at);
+                    applied_txn = Some(txn);
                     decision.outcome
                 }
                 Command::Compact { upto } => {
@@ -177,6 +192,14 @@ impl StateMachine {
         };
         self.meta.applied = Some(entry.log_id.into());
         batch.entries += 1;
+        self.shared.environment.observe(|| Observation::Applied {
+            term: at.term,
+            index: at.index,
+            command: raft_types::command(&entry),
+            txn: applied_txn.as_ref(),
+            outcome: committed(&outcome),
+            events: batch.events.get(events_before..).unwrap_or_default(),
+        });
         Ok(outcome)
     }
 
@@ -215,11 +238,20 @@ impl StateMachine {
         let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };
         self.shared.forgotten_index.store(self.meta.forgotten_index, Ordering::Release);
         self.shared.applied.send_replace(applied);
+        self.shared.observe_shown();
         self.shared.hub.publish(&batch.events, self.meta.revision);
         for (responder, outcome) in batch.answers {
             responder.send(outcome);
         }
         Ok(())
+    }
+}
+
+fn committed(outcome: &Outcome) -> Option<Committed> {
+    match outcome {
+        Outcome::At(revision) => Some(Committed::At(*revision)),
+        Outcome::Refused(refusal) => Some(Committed::Refused(refusal.clone())),
+        Outcome::Forgotten | Outcome::Nothing => None,
     }
 }
 
@@ -260,7 +292,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFiles) -> io::Result<()> {
         let old = self.shared.db()?;
         let incoming = snapshot.take_for_install(&self.snapshots_dir)?;
-        let db = tokio::task::spawn_blocking(move || old.replace_by(&incoming)).await.map_err(io::Error::other)??;
+        let db = self.shared.environment.blocking(move || old.replace_by(&incoming)).await??;
         let (state, loaded) = db.load()?;
         if loaded.applied.map(LogId::from) != meta.last_log_id {
             let message = format!("the snapshot holds {:?} instead of {:?}", loaded.applied, meta.last_log_id);
@@ -274,6 +306,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.shared.hub.jump(self.meta.revision);
         let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };
         self.shared.applied.send_replace(applied);
+        self.shared.observe_shown();
         // openraft wants the installed snapshot to be the current one
         let mut builder = self.get_snapshot_builder().await;
         builder.build_without_waiting().await?;

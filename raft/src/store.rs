@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock;
 use crate::command::{Command, NodeId, Refusal, Revision, Term, Txn};
 use crate::core::Core;
+use crate::environment::Environment;
 use crate::network::messages::Request;
 use crate::raft_types::MemberInfo;
 use crate::read_index::{self, ReadRequest};
@@ -48,6 +49,8 @@ pub struct StoreConfig {
     pub history_retention: Duration,
     /// A snapshot is taken after so many entries, and the log before it purged.
     pub snapshot_after_entries: u64,
+    /// The machine it runs on.
+    pub environment: Environment,
 }
 
 impl StoreConfig {
@@ -67,6 +70,7 @@ impl StoreConfig {
             heartbeat: Duration::from_millis(100),
             history_retention: Duration::from_secs(3600),
             snapshot_after_entries: 10_000,
+            environment: Environment::default(),
         }
     }
 }
@@ -230,7 +234,7 @@ struct Inner {
     /// It has answered a linearizable read.
     was_current: AtomicBool,
     handle: tokio::runtime::Handle,
-    /// Taken when it closes.
+    /// Taken when it closes; a simulated member has none of its own.
     runtime: parking_lot::Mutex<Option<tokio::runtime::Runtime>>,
     databases_closed: parking_lot::Mutex<Vec<oneshot::Receiver<()>>>,
 }
@@ -254,19 +258,18 @@ impl Store {
     pub async fn open(config: StoreConfig) -> Result<Self, OpenError> {
         let path = config.data_dir.clone();
         let failed = |error: &dyn std::fmt::Display| OpenError { path: path.clone(), reason: error.to_string() };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name(format!("raft-{}", config.node_id))
-            .on_thread_start(raise_priority)
-            .enable_all()
-            .build()
-            .map_err(|error| failed(&error))?;
-        let handle = runtime.handle().clone();
+        let runtime = match config.environment.simulation() {
+            None => Some(own_runtime(config.node_id).map_err(|error| failed(&error))?),
+            Some(_) => None,
+        };
+        let handle = runtime.as_ref().map_or_else(tokio::runtime::Handle::current, |runtime| runtime.handle().clone());
         let opened = handle.spawn(open::open(config)).await.map_err(|error| failed(&error)).flatten();
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                runtime.shutdown_background();
+                if let Some(runtime) = runtime {
+                    runtime.shutdown_background();
+                }
                 return Err(error);
             }
         };
@@ -278,7 +281,7 @@ impl Store {
             reads,
             was_current: AtomicBool::new(false),
             handle,
-            runtime: parking_lot::Mutex::new(Some(runtime)),
+            runtime: parking_lot::Mutex::new(runtime),
             databases_closed: parking_lot::Mutex::new(opened.databases_closed),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -332,7 +335,7 @@ impl Store {
     pub async fn txn(&self, txn: Txn, deadline: Duration) -> Result<Committed, StoreError> {
         let core = Arc::clone(&self.inner.core);
         let after_index = core.applied_index();
-        let command = records::encode(&Command::Txn { txn, after_index, time_unix_ms: clock::now_unix_ms() });
+        let command = records::encode(&Command::Txn { txn, after_index, time_unix_ms: core.config.environment.now_unix_ms() });
         if command.len() > TXN_BYTES_MAX {
             return Err(StoreError::RequestTooLarge { size_bytes: command.len(), limit_bytes: TXN_BYTES_MAX });
         }
@@ -424,8 +427,9 @@ impl Store {
     pub async fn range_at(&self, prefix: &[u8], revision: Revision) -> Result<Vec<Arc<Record>>, StoreError> {
         let core = Arc::clone(&self.inner.core);
         let prefix = prefix.to_vec();
-        let reading = self.inner.handle.spawn_blocking(move || past::range_at(&core.shared, &prefix, revision));
-        reading.await.unwrap_or(Err(StoreError::Closed))
+        let environment = core.config.environment.clone();
+        let reading = move || past::range_at(&core.shared, &prefix, revision);
+        environment.blocking_on(&self.inner.handle, reading).await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Changes below `prefix` after `after` (exclusive).
@@ -489,7 +493,7 @@ impl Store {
             }
             if let Ok(db) = core.shared.db() {
                 // a full disk would keep RocksDB waiting for room
-                let flushing = async { if maintenance::look_at_disk(&core).is_some() { Ok(()) } else { flush(db).await } };
+                let flushing = async { if maintenance::look_at_disk(&core).is_some() { Ok(()) } else { flush(&core, db).await } };
                 match tokio::time::timeout(PATIENCE, flushing).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::warn!(%error, "Could not flush the state; it will be replayed from the log"),
@@ -529,13 +533,23 @@ impl Store {
     }
 }
 
+/// A runtime on which nothing but raft runs.
+fn own_runtime(node_id: NodeId) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(format!("raft-{node_id}"))
+        .on_thread_start(raise_priority)
+        .enable_all()
+        .build()
+}
+
 /// Heartbeats must go out while others use every core. Without the right to ask for it, the usual priority has to do.
 fn raise_priority() {
     let _without_the_right = rustix::process::setpriority_process(None, RAFT_NICENESS);
 }
 
-async fn flush(db: Arc<StateDb>) -> std::io::Result<()> {
-    tokio::task::spawn_blocking(move || db.flush()).await.map_err(std::io::Error::other)?
+async fn flush(core: &Core, db: Arc<StateDb>) -> std::io::Result<()> {
+    core.config.environment.blocking(move || db.flush()).await?
 }
 
 #[cfg(test)]

@@ -134,8 +134,8 @@ impl Watcher {
     async fn read_history(&mut self, floor: Revision) -> Result<Vec<Arc<Event>>, WatchError> {
         self.check_not_compacted()?;
         let (shared, prefix, after) = (Arc::clone(&self.shared), self.prefix.clone(), self.after);
-        let reading = self.runtime.spawn_blocking(move || shared.db()?.events_after(&prefix, after, floor, BATCH_EVENTS));
-        let slice = match reading.await {
+        let reading = move || shared.db()?.events_after(&prefix, after, floor, BATCH_EVENTS);
+        let slice = match self.shared.environment.blocking_on(&self.runtime, reading).await {
             Ok(Ok(slice)) => slice,
             Ok(Err(error)) => {
                 if !self.shared.hub().is_closed() {

@@ -7,6 +7,7 @@ use openraft::type_config::TypeConfigExt as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::environment::Environment;
 use crate::raft_types::{EntryPayload, Payload};
 use crate::state_db::StateDb;
 use crate::state_machine::StateMachine;
@@ -16,7 +17,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
-        let log = LogStore::open(&dir.path().join("log"), None).unwrap();
+        let log = LogStore::open(&dir.path().join("log"), &Environment::default(), None).unwrap();
         let state = StateDb::open_current(&dir.path().join("state"), None).unwrap();
         let (_, core_applied) = tokio::sync::watch::channel(None);
         let state_machine = StateMachine::new(state, dir.path().join("snapshots"), core_applied).unwrap();
@@ -50,7 +51,7 @@ async fn a_restart_finds_entries_vote_and_positions() {
     let dir = TempDir::new().unwrap();
     let vote = Vote::new_committed(4, 2);
     {
-        let mut log = LogStore::open(dir.path(), None).unwrap();
+        let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
         append(&mut log, (0..50).map(|index| entry(index, 100))).await;
         log.save_vote(&vote).await.unwrap();
         log.save_committed(Some(LogId::new_term_index(1, 30))).await.unwrap();
@@ -58,7 +59,7 @@ async fn a_restart_finds_entries_vote_and_positions() {
         log.truncate_after(Some(LogId::new_term_index(1, 39))).await.unwrap();
         append(&mut log, [entry(40, 1)]).await;
     }
-    let mut log = LogStore::open(dir.path(), None).unwrap();
+    let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
     assert_eq!(indexes(&mut log).await, (10..=40).collect::<Vec<_>>());
     assert_eq!(log.read_vote().await.unwrap(), Some(vote));
     assert_eq!(log.read_committed().await.unwrap(), Some(LogId::new_term_index(1, 30)));
@@ -70,7 +71,7 @@ async fn a_restart_finds_entries_vote_and_positions() {
 #[tokio::test]
 async fn reads_are_bounded_in_bytes_and_cross_from_disk_to_memory() {
     let dir = TempDir::new().unwrap();
-    let mut log = LogStore::open(dir.path(), None).unwrap();
+    let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
     // more than the tail holds
     for start in (0..64).step_by(16) {
         append(&mut log, (start..start + 16).map(|index| entry(index, 200 << 10))).await;
@@ -89,7 +90,7 @@ async fn reads_are_bounded_in_bytes_and_cross_from_disk_to_memory() {
 #[tokio::test]
 async fn many_appends_share_a_sync() {
     let dir = TempDir::new().unwrap();
-    let mut log = LogStore::open(dir.path(), None).unwrap();
+    let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
     let mut waiting = Vec::new();
     for index in 0..500 {
         let (done, flushed) = TypeConfig::oneshot();
@@ -113,7 +114,7 @@ fn wal(dir: &Path) -> PathBuf {
 async fn an_unfinished_write_at_the_end_is_dropped() {
     let dir = TempDir::new().unwrap();
     {
-        let mut log = LogStore::open(dir.path(), None).unwrap();
+        let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
         for index in 0..10 {
             append(&mut log, [entry(index, 1000)]).await;
         }
@@ -121,7 +122,7 @@ async fn an_unfinished_write_at_the_end_is_dropped() {
     let path = wal(dir.path());
     let length = std::fs::metadata(&path).unwrap().len();
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 300).unwrap();
-    let mut log = LogStore::open(dir.path(), None).unwrap();
+    let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
     assert_eq!(indexes(&mut log).await, (0..9).collect::<Vec<_>>());
 }
 
@@ -129,7 +130,7 @@ async fn an_unfinished_write_at_the_end_is_dropped() {
 async fn damage_is_refused_with_path_and_advice() {
     let dir = TempDir::new().unwrap();
     {
-        let mut log = LogStore::open(dir.path(), None).unwrap();
+        let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
         for index in 0..100 {
             append(&mut log, [entry(index, 1000)]).await;
         }
@@ -139,7 +140,7 @@ async fn damage_is_refused_with_path_and_advice() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0xff;
     std::fs::write(&path, bytes).unwrap();
-    let error = LogStore::open(dir.path(), None).err().unwrap();
+    let error = LogStore::open(dir.path(), &Environment::default(), None).err().unwrap();
     assert_eq!(error.path, dir.path());
     assert!(error.reason.contains("damaged") && error.reason.contains("remove this member"), "{error}");
 }
@@ -148,11 +149,11 @@ async fn damage_is_refused_with_path_and_advice() {
 async fn a_missing_entry_is_damage() {
     let dir = TempDir::new().unwrap();
     {
-        let mut log = LogStore::open(dir.path(), None).unwrap();
+        let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
         append(&mut log, (0..10).map(|index| entry(index, 10))).await;
         log.inner.db.delete_cf(log.inner.column(LogColumn::Entries), keys::index(5)).unwrap();
     }
-    let error = LogStore::open(dir.path(), None).err().unwrap();
+    let error = LogStore::open(dir.path(), &Environment::default(), None).err().unwrap();
     assert!(error.reason.contains("entry 5 is missing"), "{error}");
 }
 
@@ -161,7 +162,7 @@ async fn a_flipped_bit_is_never_served() {
     let dir = TempDir::new().unwrap();
     let whole = dir.path().join("whole");
     {
-        let mut log = LogStore::open(&whole, None).unwrap();
+        let mut log = LogStore::open(&whole, &Environment::default(), None).unwrap();
         for index in 0..20 {
             append(&mut log, [entry(index, 500)]).await;
         }
@@ -178,7 +179,7 @@ async fn a_flipped_bit_is_never_served() {
         let mut changed = bytes.clone();
         changed[offset] ^= 0x10;
         std::fs::write(wal(&damaged), changed).unwrap();
-        match LogStore::open(&damaged, None) {
+        match LogStore::open(&damaged, &Environment::default(), None) {
             Err(error) => {
                 assert!(error.reason.contains("damaged"), "{error}");
                 refused += 1;

@@ -1,7 +1,8 @@
 //! openraft's network over [`Link`]s, and requests to the leader.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,11 +17,11 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, entry::RaftEntry as _};
-use tokio::io::AsyncReadExt as _;
 
 use super::link::Link;
 use super::messages::{Append, Hello, Purpose, Request, Response};
 use crate::command::NodeId;
+use crate::environment::Environment;
 use crate::raft_types::{MemberInfo, Snapshot, TypeConfig, Vote};
 use crate::records::{EntryRecord, VoteRecord};
 use crate::snapshot::SnapshotFiles;
@@ -42,6 +43,7 @@ pub(crate) struct Peers {
     pub(crate) node_id: NodeId,
     pub(crate) cluster_id: String,
     pub(crate) tls: Option<PeerTls>,
+    environment: Environment,
     requests: parking_lot::Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
 }
 
@@ -55,13 +57,13 @@ pub(crate) enum CallError {
 }
 
 impl Peers {
-    pub(crate) fn new(node_id: NodeId, cluster_id: String, tls: Option<PeerTls>) -> Self {
-        Self { node_id, cluster_id, tls, requests: parking_lot::Mutex::default() }
+    pub(crate) fn new(node_id: NodeId, cluster_id: String, tls: Option<PeerTls>, environment: Environment) -> Self {
+        Self { node_id, cluster_id, tls, environment, requests: parking_lot::Mutex::default() }
     }
 
     async fn connect(&self, target: NodeId, address: &str, purpose: Purpose, patience: Duration) -> io::Result<Arc<Link>> {
         let hello = Hello { cluster_id: self.cluster_id.clone(), from: self.node_id, to: target, purpose };
-        Link::connect(address, &hello, self.tls.as_ref(), patience).await
+        Link::connect(&self.environment, address, &hello, self.tls.as_ref(), patience).await
     }
 
     /// Asks a peer something on the shared request connection.
@@ -171,11 +173,12 @@ impl PeerClient {
         };
         self.expect_continue(&begin).await?;
         for (name, _) in files {
-            let mut file = tokio::fs::File::open(snapshot.snapshot.path().join(name)).await.map_err(read_failed)?;
+            let mut file = fs::File::open(snapshot.snapshot.path().join(name)).map_err(read_failed)?;
             loop {
-                let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
-                let got = (&mut file).take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut chunk).await.map_err(read_failed)?;
-                if got == 0 {
+                let reading = self.peers.environment.blocking(move || read_chunk(file));
+                let (rest, chunk) = reading.await.flatten().map_err(read_failed)?;
+                file = rest;
+                if chunk.is_empty() {
                     break;
                 }
                 self.expect_continue(&Request::SnapshotBytes(Bytes::from(chunk))).await?;
@@ -200,6 +203,13 @@ impl PeerClient {
             other => Err(unexpected(&other)),
         }
     }
+}
+
+/// The next bytes of a file, none at its end.
+fn read_chunk(file: fs::File) -> io::Result<(fs::File, Vec<u8>)> {
+    let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
+    (&file).take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+    Ok((file, chunk))
 }
 
 fn unexpected(response: &Response) -> RpcError {

@@ -9,17 +9,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use super::messages::{Hello, HelloReply, Request, Response};
+use crate::environment::{Environment, Stream};
 use crate::store::PeerTls;
-
-/// Any byte stream.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// An open connection. Closed when the last reference goes.
 pub(crate) struct Link {
@@ -40,16 +36,21 @@ impl Link {
     ///
     /// # Errors
     /// The peer is not reachable within `patience`, or refuses (it belongs to another cluster, say).
-    pub(crate) async fn connect(address: &str, hello: &Hello, tls: Option<&PeerTls>, patience: Duration) -> io::Result<Arc<Self>> {
+    pub(crate) async fn connect(
+        environment: &Environment,
+        address: &str,
+        hello: &Hello,
+        tls: Option<&PeerTls>,
+        patience: Duration,
+    ) -> io::Result<Arc<Self>> {
         let connecting = async {
-            let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
+            let connection = environment.connect(address, hello.purpose).await?;
             let mut stream: Box<dyn Stream> = match tls {
-                None => Box::new(tcp),
+                None => connection,
                 Some(tls) => {
                     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
                     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-                    Box::new(tokio_rustls::TlsConnector::from(Arc::clone(&tls.client)).connect(name, tcp).await?)
+                    Box::new(tokio_rustls::TlsConnector::from(Arc::clone(&tls.client)).connect(name, connection).await?)
                 }
             };
             stream.write_all(&frame::encode(0, hello)).await?;

@@ -9,7 +9,7 @@ use crate::store::Member;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Log entries, in order.
     Replication,
     /// Heartbeats and votes.

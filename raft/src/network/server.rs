@@ -1,23 +1,25 @@
 //! The listening side of peer traffic: hands requests to raft and to the leader's part of the store.
 
-use std::io;
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest,
 };
 use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
-use super::link::{Stream, write_frames};
+use super::link::write_frames;
 use super::messages::{Append, Hello, HelloReply, Request, Response};
 use crate::core::Core;
+use crate::environment::{Environment, Listener, Stream};
 use crate::raft_types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::records::{LogIdRecord, StoredMembershipRecord, VoteRecord};
 use crate::snapshot::SnapshotFiles;
@@ -29,7 +31,7 @@ const REQUESTS_IN_FLIGHT_MAX: usize = 8192;
 const PIPELINE_REQUESTS: usize = 16;
 
 /// Accepts peers until `core.closing`.
-pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, snapshots_dir: PathBuf) {
+pub(crate) async fn serve(mut listener: Listener, core: Arc<Core>, snapshots_dir: PathBuf) {
     let closing = core.closing.clone();
     loop {
         let accepted = tokio::select! {
@@ -37,12 +39,12 @@ pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, snapshots_dir:
             () = closing.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, _)) => {
+            Ok(connection) => {
                 let (core, snapshots_dir) = (Arc::clone(&core), snapshots_dir.clone());
                 tokio::spawn(async move {
                     let closing = core.closing.clone();
                     let result = tokio::select! {
-                        result = serve_connection(tcp, core, snapshots_dir) => result,
+                        result = serve_connection(connection, core, snapshots_dir) => result,
                         () = closing.cancelled() => Ok(()),
                     };
                     if let Err(error) = result {
@@ -58,12 +60,11 @@ pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, snapshots_dir:
     }
 }
 
-async fn serve_connection(tcp: TcpStream, core: Arc<Core>, snapshots_dir: PathBuf) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
+async fn serve_connection(connection: Box<dyn Stream>, core: Arc<Core>, snapshots_dir: PathBuf) -> io::Result<()> {
     let greeting = async {
         let mut stream: Box<dyn Stream> = match &core.peers.tls {
-            None => Box::new(tcp),
-            Some(tls) => Box::new(tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(tcp).await?),
+            None => connection,
+            Some(tls) => Box::new(tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(connection).await?),
         };
         let Some((_, hello)) = frame::read::<Hello>(&mut stream, HELLO_BYTES_MAX).await? else {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
@@ -138,7 +139,7 @@ struct Incoming {
     membership: StoredMembershipRecord,
     files: SnapshotFiles,
     /// What is still to come, the current file first.
-    expected: std::collections::VecDeque<(tokio::fs::File, u64)>,
+    expected: std::collections::VecDeque<(fs::File, u64)>,
 }
 
 impl Connection {
@@ -225,16 +226,16 @@ impl Connection {
                     if !plain {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a snapshot holds no file {name:?}")));
                     }
-                    expected.push_back((tokio::fs::File::create_new(received.path().join(name)).await?, size));
+                    expected.push_back((fs::File::create_new(received.path().join(name))?, size));
                 }
                 let mut incoming = Incoming { vote: vote.into(), last, membership, files: received, expected };
-                incoming.finish_empty_files().await?;
+                incoming.finish_empty_files()?;
                 self.incoming = Some(incoming);
                 Ok(Response::SnapshotContinue)
             }
             Request::SnapshotBytes(bytes) => {
                 let incoming = self.incoming.as_mut().ok_or_else(|| io::Error::other("no snapshot was begun"))?;
-                incoming.write(&bytes).await?;
+                incoming.write(&self.core.config.environment, bytes).await?;
                 Ok(Response::SnapshotContinue)
             }
             _ => {
@@ -254,24 +255,30 @@ impl Connection {
 }
 
 impl Incoming {
-    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = bytes.len() as u64;
-        let (file, left) = self.expected.front_mut().ok_or_else(|| io::Error::other("more bytes than files"))?;
-        if length > *left {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes than the file has"));
+    /// Writes the next bytes; a file that has all of its own is synced and closed.
+    async fn write(&mut self, environment: &Environment, bytes: Bytes) -> io::Result<()> {
+        let (mut file, left) = self.expected.pop_front().ok_or_else(|| io::Error::other("more bytes than files"))?;
+        let left = left
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "more bytes than the file has"))?;
+        let writing = move || {
+            file.write_all(&bytes)?;
+            if left == 0 {
+                file.sync_all()?;
+            }
+            io::Result::Ok(file)
+        };
+        let file = environment.blocking(writing).await??;
+        if left > 0 {
+            self.expected.push_front((file, left));
         }
-        file.write_all(bytes).await?;
-        *left -= length;
-        self.finish_empty_files().await
+        self.finish_empty_files()
     }
 
-    /// Closes the files at the front that have all their bytes.
-    async fn finish_empty_files(&mut self) -> io::Result<()> {
-        while self.expected.front().is_some_and(|(_, left)| *left == 0) {
-            if let Some((mut file, _)) = self.expected.pop_front() {
-                file.flush().await?;
-                file.sync_all().await?;
-            }
+    /// Closes the files at the front that have no bytes.
+    fn finish_empty_files(&mut self) -> io::Result<()> {
+        while let Some((file, _)) = self.expected.pop_front_if(|(_, left)| *left == 0) {
+            file.sync_all()?;
         }
         Ok(())
     }

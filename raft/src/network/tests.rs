@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::link::Link;
 use super::messages::{Hello, Purpose, Request, Response};
+use crate::environment::Environment;
 use crate::store::{Member, MemberRole, PeerTls, Store, StoreConfig};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,7 +37,7 @@ async fn strangers_are_refused_and_harm_nobody() {
     store.initialize().await.unwrap();
     let address = store.peer_address().to_string();
     for (hello, expected) in [(hello("theirs", 1), "this is cluster \"ours\""), (hello("ours", 2), "this is member 1, not 2")] {
-        let error = Link::connect(&address, &hello, None, PATIENCE).await.err().unwrap();
+        let error = Link::connect(&Environment::default(), &address, &hello, None, PATIENCE).await.err().unwrap();
         assert!(error.to_string().contains(expected), "{error}");
     }
     // garbage, a claim of 4 GiB, and nothing at all
@@ -50,7 +51,7 @@ async fn strangers_are_refused_and_harm_nobody() {
         assert!(ended.is_err() || answer.is_empty());
     }
     // after a proper greeting, too
-    let link = Link::connect(&address, &hello("ours", 1), None, PATIENCE).await.unwrap();
+    let link = Link::connect(&Environment::default(), &address, &hello("ours", 1), None, PATIENCE).await.unwrap();
     assert!(matches!(link.start(&Request::SnapshotEnd).await.unwrap(), Response::Failed(_)));
     for name in ["../escape", ".hidden", "a/b", ""] {
         let begin = Request::SnapshotBegin {
@@ -124,8 +125,8 @@ async fn members_talk_over_mutual_tls_and_to_nobody_else() {
     assert_eq!(view.revision(), 0);
     let address = first.peer_address().to_string();
     // no TLS, and another authority's TLS
-    assert!(Link::connect(&address, &hello("ours", 1), None, PATIENCE).await.is_err());
-    assert!(Link::connect(&address, &hello("ours", 1), Some(&Authority::new().tls()), PATIENCE).await.is_err());
+    assert!(Link::connect(&Environment::default(), &address, &hello("ours", 1), None, PATIENCE).await.is_err());
+    assert!(Link::connect(&Environment::default(), &address, &hello("ours", 1), Some(&Authority::new().tls()), PATIENCE).await.is_err());
     // ours, without a certificate of its own
     let mut anonymous = ours.tls();
     let mut roots = RootCertStore::empty();
@@ -137,8 +138,8 @@ async fn members_talk_over_mutual_tls_and_to_nobody_else() {
             .with_root_certificates(roots)
             .with_no_client_auth(),
     );
-    assert!(Link::connect(&address, &hello("ours", 1), Some(&anonymous), PATIENCE).await.is_err());
-    assert!(Link::connect(&address, &hello("ours", 1), Some(&ours.tls()), PATIENCE).await.is_ok());
+    assert!(Link::connect(&Environment::default(), &address, &hello("ours", 1), Some(&anonymous), PATIENCE).await.is_err());
+    assert!(Link::connect(&Environment::default(), &address, &hello("ours", 1), Some(&ours.tls()), PATIENCE).await.is_ok());
     first.close().await;
     second.close().await;
 }
@@ -151,7 +152,7 @@ async fn an_expired_certificate_opens_no_door_on_either_side() {
     let (good, bad) = (store(&dir, 1, Some(ours.tls())).await, store(&dir, 2, Some(expired())).await);
     for (member, shown) in [(&good, expired()), (&bad, ours.tls())] {
         let (address, hello) = (member.peer_address().to_string(), hello("ours", member.node_id()));
-        let error = Link::connect(&address, &hello, Some(&shown), PATIENCE).await.err().unwrap();
+        let error = Link::connect(&Environment::default(), &address, &hello, Some(&shown), PATIENCE).await.err().unwrap();
         assert!(error.to_string().to_lowercase().contains("expired"), "{error}");
     }
     good.initialize().await.unwrap();
