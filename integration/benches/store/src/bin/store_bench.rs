@@ -1,0 +1,148 @@
+//! Runs the rows on all systems in turns, prints the tables and writes the page.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use trierarch_etcd_facade::tls::Identity;
+use trierarch_store_bench::report::{Filled, Line, Page};
+use trierarch_store_bench::rounds::{self, Length, Round};
+use trierarch_store_bench::rows::{self, Row};
+use trierarch_store_bench::systems::{self, System};
+use trierarch_store_bench::{clock, floor};
+
+/// The store beside etcd.
+#[derive(Parser)]
+struct Args {
+    /// Only rows whose names contain one of these, such as "put 1 KiB" or "watchers".
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Only systems with these names: "ours", "ours by etcd's API", "etcd".
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<String>,
+    /// Rounds of each row on each system.
+    #[arg(long, default_value_t = 5)]
+    rounds: u64,
+    /// Seconds of each round that count.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Objects that exist before the first row.
+    #[arg(long, default_value_t = 100_000)]
+    objects: u64,
+    /// Two rounds of one second, 20,000 objects.
+    #[arg(long)]
+    quick: bool,
+    /// etcd's program.
+    #[arg(long)]
+    etcd: PathBuf,
+    /// Our member's program.
+    #[arg(long)]
+    member: PathBuf,
+    /// Where data goes; the disk of this directory is measured. It is made, and removed afterwards.
+    #[arg(long)]
+    directory: PathBuf,
+    /// Where the page goes.
+    #[arg(long)]
+    page: Option<PathBuf>,
+    /// The page's paragraph on machine and versions.
+    #[arg(long, default_value = "")]
+    about: String,
+}
+
+/// Not counted at the start of each round.
+const WARM_UP: Duration = Duration::from_millis(500);
+const FLOOR: Duration = Duration::from_secs(2);
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let mut args = Args::parse();
+    if args.quick {
+        (args.rounds, args.seconds, args.objects) = (2, 1.0, 20_000);
+    }
+    std::fs::create_dir_all(&args.directory).with_context(|| format!("cannot make {}", args.directory.display()))?;
+    let page = run(&args).await;
+    std::fs::remove_dir_all(&args.directory)?;
+    let text = page?.text();
+    print(&text);
+    if let Some(path) = &args.page {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn run(args: &Args) -> anyhow::Result<Page> {
+    let rows: Vec<Row> = rows::all().into_iter().filter(|row| wanted(&args.rows, &row.name)).collect();
+    if rows.is_empty() {
+        bail!("no row's name contains any of {:?}", args.rows);
+    }
+    let identity = Identity::make(&args.directory)?;
+    let floor_before = floor::measure(&args.directory, FLOOR)?;
+    let (_ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity)?;
+    let (_etcd, etcd) = systems::start_etcd(&args.etcd, &args.directory, &identity)?;
+    systems.push(etcd);
+    systems.retain(|system| args.systems.is_empty() || args.systems.iter().any(|name| name == system.name));
+    for system in &systems {
+        system.ready().await?;
+    }
+    let mut filled = Vec::new();
+    for (place, system) in systems.iter().enumerate() {
+        // the same processes by another protocol hold the objects already
+        if systems.iter().take(place).any(|earlier| earlier.pids == system.pids) {
+            continue;
+        }
+        let (per_second, used) = rounds::fill(system, args.objects).await?;
+        progress(&format!("{}: {} objects, {per_second:.0} a second", system.name, args.objects));
+        filled.push(Filled { system: system.name, per_second, used });
+    }
+    let mut lines = Vec::new();
+    for (number, row) in (1_u64..).zip(&rows) {
+        lines.push(line(args, &systems, row, number).await.with_context(|| format!("in the row {:?}", row.name))?);
+    }
+    let floor_after = floor::measure(&args.directory, FLOOR)?;
+    Ok(Page { about: args.about.clone(), floor: [floor_before, floor_after], objects: args.objects, filled, lines })
+}
+
+/// All rounds of one row, the systems in turns.
+async fn line(args: &Args, systems: &[System], row: &Row, number: u64) -> anyhow::Result<Line> {
+    let length = Length { warm_up: WARM_UP, window: Duration::from_secs_f64(args.seconds) };
+    let mut measured: Vec<(&'static str, Vec<Round>)> = systems.iter().map(|system| (system.name, Vec::new())).collect();
+    let started = clock::now();
+    for round in 0..args.rounds {
+        let mut turns: Vec<_> = systems.iter().zip(&mut measured).collect();
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for (system, (name, rounds)) in turns {
+            let figures =
+                rounds::measure(system, row, args.objects, length, number << 16 | round).await.with_context(|| format!("on {name}"))?;
+            rounds.push(figures);
+        }
+    }
+    for system in systems {
+        system.compact().await?;
+    }
+    let rates: Vec<String> = measured
+        .iter()
+        .map(|(name, rounds)| {
+            let middle = |pick: fn(&Round) -> f64| rounds::median(rounds.iter().map(pick));
+            format!("{name} {:.0}/s p99 {:.2} ms cpu {:.3}", middle(|r| r.per_second), middle(|r| r.p99_ms), middle(|r| r.cpu_seconds))
+        })
+        .collect();
+    progress(&format!("{}: {} ({:.0} s)", row.name, rates.join("; "), started.elapsed().as_secs_f64()));
+    Ok(Line { name: row.name.clone(), systems: measured })
+}
+
+fn wanted(names: &[String], name: &str) -> bool {
+    names.is_empty() || names.iter().any(|part| name.contains(part.as_str()))
+}
+
+#[expect(clippy::print_stdout, reason = "the tables are this program's product")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "a run takes long enough to want to know how far it is")]
+fn progress(text: &str) {
+    eprintln!("{text}");
+}
