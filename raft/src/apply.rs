@@ -1,10 +1,10 @@
 //! What a committed command does: a pure function of the state before it, its place in the log and its bytes. Every member runs it on the
 //! same entries and must arrive at the same state, so there is no clock, no configuration and no unordered map here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use crate::command::{Cause, Guard, Key, Op, Outcome, Refusal, Revision, Term, Txn, TxnId};
+use crate::command::{Cause, Guard, Key, NodeId, Op, Outcome, Refusal, Revision, Term, Txn, TxnId};
 use crate::records::{HistoryChange, HistoryRow, HistoryVersion, ObjectRow};
 use crate::view::{Record, View};
 use crate::watch::{Event, EventKind};
@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(crate) outcomes: Outcomes,
     /// History holds the changes after this revision.
     pub(crate) compacted: Revision,
+    /// The members that were removed: their ids are never used again.
+    pub(crate) removed: BTreeSet<NodeId>,
 }
 
 /// The window of recent transactions: by id to answer retries, by index to forget the oldest.

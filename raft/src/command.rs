@@ -94,6 +94,17 @@ pub struct Txn {
     pub cause: Cause,
 }
 
+/// When a committed transaction is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Once a majority has it on disk: it survives everything that leaves a majority of disks.
+    #[default]
+    Disk,
+    /// Once a majority has handed it to its operating system: it survives the death of any processes, and is lost only if a majority of
+    /// machines stop without warning within the seconds until it is written, or until the next transaction that goes to disk.
+    Memory,
+}
+
 /// Which guard failed, and what it met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -121,6 +132,41 @@ pub(crate) enum Command {
         /// The new oldest position of watches and reads of the past.
         upto: Revision,
     },
+    /// As `Txn`, but acknowledged before it is on disk ([`Durability::Memory`]).
+    Volatile {
+        /// As in `Txn`.
+        txn: Txn,
+        /// As in `Txn`.
+        after_index: u64,
+        /// As in `Txn`.
+        time_unix_ms: i64,
+    },
+    /// Give out none of the next revisions, and forget the history: the cluster goes on from an earlier state, and some of them may have
+    /// been given out already.
+    Skip {
+        /// How many.
+        revisions: u64,
+    },
+}
+
+/// Where a record holds the number of the enum's variant: after the version.
+const VARIANT_AT: usize = 1;
+/// The number of [`Command::Volatile`].
+const VOLATILE: u8 = 2;
+
+impl Command {
+    /// The command that a client's transaction becomes.
+    pub(crate) fn new(txn: Txn, durability: Durability, after_index: u64, time_unix_ms: i64) -> Self {
+        match durability {
+            Durability::Disk => Self::Txn { txn, after_index, time_unix_ms },
+            Durability::Memory => Self::Volatile { txn, after_index, time_unix_ms },
+        }
+    }
+
+    /// Whether the encoded command may be acknowledged before it is on disk. Looks at one byte.
+    pub(crate) fn is_volatile(encoded: &[u8]) -> bool {
+        encoded.get(VARIANT_AT) == Some(&VOLATILE)
+    }
 }
 
 /// What applying an entry answered.
@@ -134,4 +180,20 @@ pub(crate) enum Outcome {
     Forgotten,
     /// Not a transaction.
     Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records;
+
+    #[test]
+    fn volatile_commands_are_recognised_without_decoding() {
+        let txn = Txn { id: TxnId::random(), guards: Vec::new(), ops: Vec::new(), cause: Cause::default() };
+        let volatile = |command: &Command| Command::is_volatile(&records::encode(command));
+        assert!(volatile(&Command::new(txn.clone(), Durability::Memory, 7, 8)));
+        assert!(!volatile(&Command::new(txn, Durability::Disk, 7, 8)));
+        assert!(!volatile(&Command::Compact { upto: 2 }));
+        assert!(!Command::is_volatile(&[]));
+    }
 }

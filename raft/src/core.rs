@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::command::{Command, NodeId, Outcome};
+use crate::command::{Command, Durability, NodeId, Outcome, Txn};
+use crate::doubt::{Doubt, Suffrage};
+use crate::log_store::LogHandle;
 use crate::network::client::{CallError, Peers};
 use crate::network::messages::{Request, Response};
 use crate::raft_types::{Metrics, Payload, Raft};
@@ -27,6 +29,7 @@ const LEADER_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Core {
     pub(crate) config: StoreConfig,
     pub(crate) raft: Raft,
+    pub(crate) log: LogHandle,
     pub(crate) shared: Arc<Shared>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -41,6 +44,10 @@ pub(crate) struct Core {
     pub(crate) read_only: parking_lot::Mutex<Option<String>>,
     /// Why the group can decide nothing at the moment, if so.
     pub(crate) no_quorum: watch::Receiver<Option<String>>,
+    /// What the log may have lost, until the member knows better.
+    pub(crate) doubt: parking_lot::Mutex<Option<Doubt>>,
+    /// The part in elections that this leaves it.
+    pub(crate) suffrage: parking_lot::Mutex<Suffrage>,
     /// When a leader was last heard.
     pub(crate) heard: parking_lot::Mutex<Instant>,
 }
@@ -192,6 +199,9 @@ impl Core {
         if let Some(reason) = self.disk_full.lock().clone().or_else(|| self.read_only.lock().clone()) {
             return Response::Failed(reason);
         }
+        if let Err(error) = records::body(&command) {
+            return Response::Failed(error.to_string());
+        }
         let command = if fresh { self.freshen(command, after_index) } else { command };
         match self.raft.client_write(Payload(command)).await {
             Ok(written) => Response::Proposed { index: written.log_id.index(), outcome: written.data },
@@ -210,11 +220,14 @@ impl Core {
             return encoded;
         }
         match records::decode::<Command>(&encoded) {
-            Ok(Command::Txn { txn, time_unix_ms, .. }) => {
-                Bytes::from(records::encode(&Command::Txn { txn, after_index: self.applied_index(), time_unix_ms }))
-            }
+            Ok(Command::Txn { txn, time_unix_ms, .. }) => self.encode_now(txn, Durability::Disk, time_unix_ms),
+            Ok(Command::Volatile { txn, time_unix_ms, .. }) => self.encode_now(txn, Durability::Memory, time_unix_ms),
             _ => encoded,
         }
+    }
+
+    fn encode_now(&self, txn: Txn, durability: Durability, time_unix_ms: i64) -> Bytes {
+        records::encode(&Command::new(txn, durability, self.applied_index(), time_unix_ms)).into()
     }
 
     /// The index that a linearizable read must see, if this member leads.
@@ -265,6 +278,18 @@ impl Core {
             Err(StoreError::OutcomeUnknown) => Err(StoreError::Unavailable("the leader did not answer".into())),
             other => other,
         }
+    }
+
+    /// The answer to a leader whose entries cannot be read here. A newer format stays a condition of this member until it is started again.
+    pub(crate) fn cannot_read(&self, error: &std::io::Error) -> Response {
+        if error.kind() == std::io::ErrorKind::Unsupported {
+            let mut read_only = self.read_only.lock();
+            if read_only.is_none() {
+                tracing::error!(%error, "The leader sends entries that this program cannot read, so this member takes no more of them");
+                *read_only = Some(error.to_string());
+            }
+        }
+        Response::Failed(error.to_string())
     }
 
     /// A leader has spoken.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::command::Revision;
+use crate::command::{NodeId, Revision};
 
 /// `LogColumn::Meta`: the vote.
 pub(crate) const LOG_VOTE: &[u8] = b"vote";
@@ -12,8 +12,19 @@ pub(crate) const LOG_COMMITTED: &[u8] = b"committed";
 pub(crate) const LOG_PURGED: &[u8] = b"purged";
 /// `LogColumn::Meta`: whose log this is.
 pub(crate) const LOG_OWNER: &[u8] = b"owner";
-/// `StateColumn::Meta`: the only row.
+/// `LogColumn::Meta`: the run that is under way, absent after an orderly stop.
+pub(crate) const LOG_RUN: &[u8] = b"run";
+/// `LogColumn::Meta`: the number that names this log.
+pub(crate) const LOG_IDENTITY: &[u8] = b"identity";
+/// `StateColumn::Meta`: the ids of members that were removed.
+pub(crate) const STATE_REMOVED: &[u8] = b"removed members";
+/// `StateColumn::Meta`: the position of everything else.
 pub(crate) const STATE_META: &[u8] = b"state";
+
+/// `LogColumn::Meta`: the number that names a peer's log.
+pub(crate) fn log_peer(peer: NodeId) -> Vec<u8> {
+    [b"peer/", peer.to_be_bytes().as_slice()].concat()
+}
 
 /// A log index.
 pub(crate) const fn index(index: u64) -> [u8; 8] {

@@ -6,8 +6,11 @@
 //! Begin with [`command`] (what enters the log), then `apply` (what it does), [`view`] and [`watch`] (what readers see), then [`store`]
 //! (the handle).
 
+pub mod backup;
 pub mod command;
 pub mod environment;
+pub mod recover;
+pub mod restore;
 pub mod store;
 pub mod view;
 pub mod watch;
@@ -16,7 +19,11 @@ mod apply;
 mod clock;
 mod columns;
 mod core;
+mod disk;
+mod doubt;
 mod drop_signal;
+mod format;
+pub mod happenings;
 mod keys;
 mod log_store;
 mod maintenance;
@@ -27,13 +34,15 @@ mod past;
 mod quorum;
 mod raft_types;
 mod read_index;
+mod recollect;
 mod records;
 mod snapshot;
 mod state_db;
 mod state_machine;
 mod status;
 
-pub use command::{Cause, Guard, Key, NodeId, Op, Refusal, Revision, Term, Txn, TxnId};
+pub use command::{Cause, Durability, Guard, Key, NodeId, Op, Refusal, Revision, Term, Txn, TxnId};
+pub use format::Formats;
 pub use store::{Committed, Leadership, Member, MemberRole, OpenError, PeerTls, Status, Store, StoreConfig, StoreError, TXN_BYTES_MAX};
 pub use view::{Record, View};
 pub use watch::{Event, EventKind, WatchError, Watcher};

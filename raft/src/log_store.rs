@@ -16,10 +16,11 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch};
 use tokio::sync::oneshot;
 
 use crate::columns::LogColumn;
+use crate::command::{Command, Durability};
 use crate::environment::{Environment, Observation, Simulation};
 use crate::keys;
-use crate::raft_types::{self, Entry, LogId, TypeConfig, Vote};
-use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, VoteRecord};
+use crate::raft_types::{self, Entry, EntryPayload, LogId, TypeConfig, Vote};
+use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, RunRecord, VoteRecord};
 use crate::store::OpenError;
 
 /// The newest entries stay in memory, so that replication and apply do not read what was just written.
@@ -45,6 +46,8 @@ struct Inner {
     environment: Environment,
     db: Arc<DB>,
     path: PathBuf,
+    /// What is noted about this run, once it has begun.
+    run: Mutex<Option<RunRecord>>,
     /// Told when everything above is closed.
     _closed: Option<crate::drop_signal::DropSignal>,
 }
@@ -66,8 +69,17 @@ enum Queue {
 }
 
 enum SyncRequest {
-    Append(IOFlushed<TypeConfig>),
+    Append { flushed: IOFlushed<TypeConfig>, durability: Durability },
     Vote(oneshot::Sender<io::Result<()>>),
+}
+
+impl SyncRequest {
+    fn durability(&self) -> Durability {
+        match self {
+            Self::Append { durability, .. } => *durability,
+            Self::Vote(_) => Durability::Disk,
+        }
+    }
 }
 
 impl LogStore {
@@ -124,6 +136,7 @@ impl LogStore {
             environment: environment.clone(),
             db,
             path: path.to_owned(),
+            run: Mutex::default(),
             _closed: closed,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -178,6 +191,11 @@ impl Inner {
 
     fn put_meta(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.db.put_cf(self.column(LogColumn::Meta), key, value).map_err(|error| self.error(error))
+    }
+
+    fn meta_record<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> io::Result<Option<T>> {
+        let bytes = self.db.get_cf(self.column(LogColumn::Meta), key).map_err(|error| self.error(error))?;
+        bytes.map(|bytes| records::decode(&bytes)).transpose()
     }
 
     fn request_sync(&self, request: SyncRequest) -> io::Result<()> {
@@ -236,19 +254,22 @@ impl Drop for Inner {
         {
             tracing::error!(path = %self.path.display(), "The log's sync thread panicked");
         }
-        // what nobody waited for (the committed position) reaches the disk on an orderly stop
+        self.end_run();
+        // what nobody waited for (volatile entries, the committed position) reaches the disk on an orderly stop
         if let Err(error) = self.db.flush_wal(true) {
             tracing::warn!(path = %self.path.display(), %error, "Could not flush the log");
         }
     }
 }
 
-/// Syncs once for all requests that are queued, then answers them; ends when the log is dropped.
+/// Flushes once for all requests that are queued, then answers them in their order: to the disk if one of them must be there, otherwise
+/// to the operating system, where the end of this process cannot harm them. Ends when the log is dropped.
 fn sync_loop(db: &DB, requests: &mpsc::Receiver<SyncRequest>, syncs: &AtomicU64) {
     while let Ok(first) = requests.recv() {
         let batch: Vec<SyncRequest> = std::iter::once(first).chain(requests.try_iter()).collect();
-        let result = db.flush_wal(true).map_err(rocksdb::Error::into_string);
-        syncs.fetch_add(1, Ordering::Relaxed);
+        let to_disk = batch.iter().any(|request| request.durability() == Durability::Disk);
+        let result = db.flush_wal(to_disk).map_err(rocksdb::Error::into_string);
+        syncs.fetch_add(u64::from(to_disk), Ordering::Relaxed);
         answer(batch, &result);
     }
 }
@@ -263,12 +284,11 @@ async fn sync_simulated(
 ) {
     while let Some(first) = requests.recv().await {
         let batch: Vec<SyncRequest> = std::iter::once(first).chain(std::iter::from_fn(|| requests.try_recv().ok())).collect();
-        let result = match simulation.before_sync(&path).await {
-            Ok(()) => db.flush_wal(true).map_err(rocksdb::Error::into_string),
-            Err(error) => Err(error.to_string()),
-        };
-        syncs.fetch_add(1, Ordering::Relaxed);
-        if result.is_ok() {
+        let to_disk = batch.iter().any(|request| request.durability() == Durability::Disk);
+        let ready = if to_disk { simulation.before_sync(&path).await } else { Ok(()) };
+        let result = ready.map_err(|error| error.to_string()).and_then(|()| db.flush_wal(to_disk).map_err(rocksdb::Error::into_string));
+        syncs.fetch_add(u64::from(to_disk), Ordering::Relaxed);
+        if to_disk && result.is_ok() {
             simulation.after_sync(&path);
         }
         answer(batch, &result);
@@ -279,7 +299,7 @@ fn answer(batch: Vec<SyncRequest>, result: &Result<(), String>) {
     for request in batch {
         let result = result.clone().map_err(io::Error::other);
         match request {
-            SyncRequest::Append(flushed) => flushed.io_completed(result),
+            SyncRequest::Append { flushed, .. } => flushed.io_completed(result),
             // whoever asked has gone away
             SyncRequest::Vote(done) => drop(done.send(result)),
         }
@@ -331,8 +351,11 @@ pub(crate) fn is_damage(error: &OpenError) -> bool {
     error.reason.starts_with(DAMAGE)
 }
 
-/// What to do about a damaged member.
+/// What to do about a damaged member. What a newer program wrote is no damage: it stays as it is.
 pub(crate) fn damage(text: &str) -> String {
+    if text.contains(records::UNKNOWN_VERSION) {
+        return text.to_owned();
+    }
     format!(
         "{DAMAGE} ({text}); keep a copy of the directory, remove this member from the cluster, and add it again with an empty directory and a new id"
     )
@@ -385,6 +408,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
         });
         futures::StreamExt::flat_map(chunks, futures::stream::iter)
     }
+}
+
+/// What an append of these entries needs: everything but volatile transactions belongs on disk.
+fn durability(entries: &[Entry]) -> Durability {
+    let volatile = |entry: &Entry| matches!(&entry.payload, EntryPayload::Normal(payload) if Command::is_volatile(&payload.0));
+    if entries.iter().all(volatile) { Durability::Memory } else { Durability::Disk }
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -445,6 +474,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let column = self.inner.column(LogColumn::Entries);
         let mut batch = WriteBatch::default();
         let entries: Vec<Entry> = entries.into_iter().collect();
+        let durability = durability(&entries);
         for entry in &entries {
             batch.put_cf(column, keys::index(entry.index()), records::encode(&EntryRecord::from(entry)));
         }
@@ -462,7 +492,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 tail.push(entry);
             }
         }
-        self.inner.request_sync(SyncRequest::Append(callback))
+        self.inner.request_sync(SyncRequest::Append { flushed: callback, durability })
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
@@ -500,5 +530,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
+mod found;
+mod identity;
+mod run;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use run::LogHandle;

@@ -18,10 +18,6 @@ use crate::store::Leadership;
 const LOG_BYTES_MAX: u64 = 64 << 20;
 /// History beyond this is forgotten before its time.
 const HISTORY_BYTES_MAX: u64 = 256 << 20;
-/// The disk counts as full when less than this is left: what is under way must still fit.
-const FREE_BYTES_MIN: u64 = 48 << 20;
-/// How often to look at a disk that is written to, or full.
-const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// How much of the retention passes between two looks at the history.
 const LOOKS_PER_RETENTION: u32 = 20;
 /// History rows that one command forgets, about.
@@ -90,46 +86,6 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
     }
 }
 
-/// Refuses new transactions on this member while its disk is nearly full, until the store closes. Only a disk that is written to is looked
-/// at.
-pub(crate) async fn watch_disk(core: Arc<Core>) {
-    let mut looked_at = None;
-    loop {
-        let appended = core.appended_bytes.load(Ordering::Relaxed);
-        let full = core.disk_full.lock().is_some();
-        if full || looked_at != Some(appended) {
-            looked_at = Some(appended);
-            let now = look_at_disk(&core);
-            if now.is_some() != full {
-                tracing::warn!(path = %core.config.data_dir.display(), full = now.is_some(), "The disk's state changed");
-            }
-            *core.disk_full.lock() = now;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(DISK_PAUSE) => {}
-            () = core.closing.cancelled() => return,
-        }
-    }
-}
-
-/// Why nothing may be written to the disk as it is now, if so.
-pub(crate) fn look_at_disk(core: &Core) -> Option<String> {
-    match nix::sys::statvfs::statvfs(&core.config.data_dir) {
-        Ok(stat) => disk_full(stat.blocks_available().saturating_mul(stat.fragment_size()), &core.config.data_dir),
-        Err(error) => {
-            tracing::warn!(path = %core.config.data_dir.display(), %error, "Could not look at the disk");
-            None
-        }
-    }
-}
-
-/// Why nothing may be written, if so.
-fn disk_full(free_bytes: u64, path: &std::path::Path) -> Option<String> {
-    (free_bytes < FREE_BYTES_MIN).then(|| {
-        format!("the disk of {} has {} MiB left, {} are needed; make room", path.display(), free_bytes >> 20, FREE_BYTES_MIN >> 20)
-    })
-}
-
 /// On the leader, forgets history that is older than the retention or too large, until the store closes. An idle store proposes nothing.
 pub(crate) async fn bound_history(core: Arc<Core>) {
     let pause = (core.config.history_retention / LOOKS_PER_RETENTION).clamp(Duration::from_millis(100), Duration::from_secs(300));
@@ -176,17 +132,4 @@ fn to_forget(core: &Core) -> std::io::Result<Option<(u64, bool)>> {
         upto = upto.max(compacted + ((revision - compacted) / 10).max(1));
     }
     Ok((upto > compacted).then_some((upto, more)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_nearly_full_disk_is_named_with_what_to_do() {
-        let path = std::path::Path::new("/data");
-        assert_eq!(disk_full(FREE_BYTES_MIN, path), None);
-        let reason = disk_full(FREE_BYTES_MIN - 1, path).unwrap();
-        assert_eq!(reason, "the disk of /data has 47 MiB left, 48 are needed; make room");
-    }
 }

@@ -20,6 +20,8 @@ use crate::store::{Member, MemberRole, StoreError};
 const PROMOTION_LAG_ENTRIES: u64 = 64;
 /// A peer that has answered within this time counts as living.
 const LIVING: Duration = Duration::from_secs(2);
+/// Between two attempts to change the membership.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long a hand-over may take.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -42,6 +44,9 @@ impl Core {
     pub(crate) async fn add_member_as_leader(&self, member: Member) -> Response {
         let info =
             MemberInfo { peer_address: member.peer_address, api_address: member.api_address, wants_vote: member.role == MemberRole::Voter };
+        if let Err(reason) = self.peers.acquaintances.check_not_removed(member.id) {
+            return Response::Refused(reason);
+        }
         let known = self.metrics().membership_config.get_node(&member.id).cloned();
         let changed = match known {
             Some(known) if known == info => return Response::Done,
@@ -79,13 +84,15 @@ impl Core {
         membership_response(self.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await.map(drop))
     }
 
-    /// Whether the group can go on without `id`. A leader that was elected just now has heard from nobody yet, so silence counts only
-    /// after [`LIVING`].
+    /// Whether the group can go on without `id`. Only what the others answer from now on counts: one that died a moment ago would make a
+    /// quorum that cannot decide anything. Silence counts after [`LIVING`].
     pub(crate) async fn keeps_quorum_without(&self, voters: &BTreeSet<NodeId>, id: NodeId) -> Result<(), String> {
         let mut metrics = self.raft.metrics();
+        let asked = clock::now();
         let deadline = clock::deadline(LIVING);
         loop {
-            let Some(reason) = loses_quorum(self.config.node_id, voters, &living(&metrics.borrow_watched()), id) else { return Ok(()) };
+            let living = living(&metrics.borrow_watched(), clock::since(asked));
+            let Some(reason) = loses_quorum(self.config.node_id, voters, &living, id) else { return Ok(()) };
             match tokio::time::timeout_at(deadline.into(), metrics.changed()).await {
                 Ok(Ok(())) => {}
                 // silent for too long, or raft has ended
@@ -143,6 +150,31 @@ impl Core {
             }
         }
     }
+
+    /// As the leader, makes its own addresses known to the group when they are not those that it was given this time. Returns when the
+    /// store closes.
+    pub(crate) async fn keep_own_addresses(self: Arc<Self>) {
+        let mut leadership = self.leadership.clone();
+        while leadership.wait_for(|now| now.established).await.is_ok() {
+            let own = self.config.node_id;
+            let known = self.metrics().membership_config.get_node(&own).cloned();
+            let (peer_address, api_address) = (self.config.peer_advertise.clone(), self.config.api_advertise.clone());
+            if let Some(known) = known.filter(|known| known.peer_address != peer_address || known.api_address != api_address) {
+                let changes = ChangeMembers::SetNodes(BTreeMap::from([(own, MemberInfo { peer_address, api_address, ..known })]));
+                if let Err(error) = self.raft.change_membership(changes, true).await {
+                    tracing::debug!(%error, "Could not tell the group this member's addresses yet");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    continue;
+                }
+            }
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() {
+                    return;
+                },
+                () = self.closing.cancelled() => return,
+            }
+        }
+    }
 }
 
 /// The first learner that the leader should promote.
@@ -161,13 +193,13 @@ fn ready_to_vote(metrics: &Metrics) -> Option<NodeId> {
     })
 }
 
-/// The peers that have answered the leader recently.
-fn living(metrics: &Metrics) -> BTreeSet<NodeId> {
+/// The peers that have answered the leader within the last `recent`.
+fn living(metrics: &Metrics, recent: Duration) -> BTreeSet<NodeId> {
     metrics
         .heartbeat
         .iter()
         .flatten()
-        .filter(|(_, answered)| answered.as_ref().is_some_and(|at| at.elapsed() < LIVING))
+        .filter(|(_, answered)| answered.as_ref().is_some_and(|at| at.elapsed() < recent))
         .map(|(id, _)| *id)
         .collect()
 }
@@ -178,7 +210,7 @@ pub(crate) fn answering(core: &Core) -> BTreeSet<NodeId> {
     if metrics.current_leader != Some(own_id) {
         return BTreeSet::new();
     }
-    let living = living(&metrics);
+    let living = living(&metrics, LIVING);
     metrics.membership_config.membership().voter_ids().filter(|id| *id == own_id || living.contains(id)).collect()
 }
 

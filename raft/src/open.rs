@@ -8,14 +8,19 @@ use openraft::SnapshotPolicy;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
+use crate::command::NodeId;
 use crate::core::Core;
+use crate::disk;
+use crate::doubt::{Doubt, Suffrage};
 use crate::drop_signal::DropSignal;
 use crate::log_store::{LogStore, damage, is_damage};
 use crate::maintenance;
+use crate::network::acquaintances::{Acquaintances, Introduction};
 use crate::network::client::{ClientFactory, Peers};
 use crate::network::server;
 use crate::quorum;
 use crate::raft_types::Raft;
+use crate::recollect;
 use crate::records::LogOwner;
 use crate::state_db::StateDb;
 use crate::state_machine::StateMachine;
@@ -46,17 +51,28 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     let opening = {
         let (data_dir, environment) = (data_dir.clone(), environment.clone());
         let owner = LogOwner { cluster_id: config.cluster_id.clone(), node_id: config.node_id };
-        move || -> Result<(LogStore, StateMachine), OpenError> {
+        let joined = config.joined;
+        let boot_id = config.boot_id.clone();
+        move || -> Result<(LogStore, Option<Doubt>, StateMachine), OpenError> {
             let snapshots_dir = data_dir.join("snapshots");
             let at = |error: std::io::Error| OpenError { path: data_dir.clone(), reason: error.to_string() };
             fs::create_dir_all(&data_dir).map_err(at)?;
             // the lock of the log comes first: nothing of a running member is touched
             let log = LogStore::open(&data_dir.join("log"), &environment, Some(log_open))?;
+            if joined && log.is_new().map_err(at)? {
+                return Err(OpenError { path: data_dir.clone(), reason: wiped(owner.node_id) });
+            }
             log.claim(&owner)?;
+            let state_dir = data_dir.join("state");
+            if log.must_start_over()? && state_dir.exists() {
+                let aside = data_dir.join(format!("state.diverged.{}", environment.now_unix_ms()));
+                tracing::warn!(path = %aside.display(), "The group has gone on without this member's state, starting over");
+                fs::rename(&state_dir, &aside).map_err(at)?;
+            }
+            let doubt = log.begin_run(&boot_id)?;
             if snapshots_dir.exists() {
                 fs::remove_dir_all(&snapshots_dir).map_err(at)?;
             }
-            let state_dir = data_dir.join("state");
             let (state_open, log_is_complete) = (parking_lot::Mutex::new(Some(state_open)), log.is_complete());
             let open_state = || -> Result<_, OpenError> {
                 let state = StateDb::open_current(&state_dir, None)?;
@@ -75,10 +91,10 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
                 opened => opened,
             };
             let (state, loaded) = opened?;
-            Ok((log, StateMachine::with_loaded(state, loaded, snapshots_dir, environment, follow_core_applied)))
+            Ok((log, doubt, StateMachine::with_loaded(state, loaded, snapshots_dir, environment, follow_core_applied)))
         }
     };
-    let (log, state_machine) = environment.blocking(opening).await.map_err(|error| failed(error.to_string()))??;
+    let (log, doubt, state_machine) = environment.blocking(opening).await.map_err(|error| failed(error.to_string()))??;
     let listener = environment
         .listen(config.peer_listen)
         .await
@@ -87,8 +103,11 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     if config.peer_advertise.is_empty() {
         config.peer_advertise = peer_address.to_string();
     }
-    let peers = Arc::new(Peers::new(config.node_id, config.cluster_id.clone(), config.tls.clone(), environment));
-    let raft_config = raft_config(&config).map_err(|error| failed(format!("impossible timers: {error}")))?;
+    let own = Introduction { log: log.identity().map_err(|error| failed(error.to_string()))?, formats: config.formats };
+    let acquaintances = Acquaintances::new(own, log.handle(), state_machine.shared());
+    let peers = Arc::new(Peers::new(config.node_id, config.cluster_id.clone(), config.tls.clone(), acquaintances, environment));
+    let log_handle = log.handle();
+    let raft_config = raft_config(&config, doubt).map_err(|error| failed(format!("impossible timers: {error}")))?;
     let (appended_bytes, syncs, shared) = (log.appended_bytes(), log.syncs(), state_machine.shared());
     let factory = ClientFactory { peers: Arc::clone(&peers) };
     let raft = Raft::new(config.node_id, Arc::new(raft_config), factory, log, state_machine)
@@ -99,6 +118,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     let core = Arc::new(Core {
         config,
         raft: raft.clone(),
+        log: log_handle,
         closing: shared.closing.clone(),
         shared,
         peers,
@@ -108,6 +128,8 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
         disk_full: parking_lot::Mutex::default(),
         read_only: parking_lot::Mutex::default(),
         no_quorum: follow_no_quorum,
+        doubt: parking_lot::Mutex::new(doubt),
+        suffrage: parking_lot::Mutex::new(if doubt.is_some() { Suffrage::Abstains } else { Suffrage::Full }),
         heard: parking_lot::Mutex::new(clock::now()),
     });
     let on_failure = {
@@ -115,21 +137,31 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
         move |reason: String| {
             if let Some(core) = core.upgrade().filter(|core| !core.closing.is_cancelled()) {
                 tracing::error!(error = reason, "Raft has stopped on this member");
-                *core.read_only.lock() = Some(reason);
+                core.read_only.lock().get_or_insert(reason);
             }
         }
     };
     tokio::spawn(maintenance::follow_raft(raft, leadership, core_applied, on_failure));
     tokio::spawn(server::serve(listener, Arc::clone(&core), data_dir.join("snapshots")));
+    tokio::spawn(recollect::recollect(Arc::clone(&core)));
     tokio::spawn(Arc::clone(&core).promote_learners());
+    tokio::spawn(Arc::clone(&core).keep_own_addresses());
     tokio::spawn(maintenance::bound_log(Arc::clone(&core)));
     tokio::spawn(maintenance::bound_history(Arc::clone(&core)));
-    tokio::spawn(maintenance::watch_disk(Arc::clone(&core)));
+    tokio::spawn(disk::watch_disk(Arc::clone(&core)));
     tokio::spawn(quorum::watch_quorum(Arc::clone(&core), no_quorum));
     Ok(Opened { core, peer_address, databases_closed: vec![log_closed, state_closed] })
 }
 
-fn raft_config(config: &StoreConfig) -> Result<openraft::Config, openraft::ConfigError> {
+/// What a member is told whose log is gone.
+fn wiped(id: NodeId) -> String {
+    format!(
+        "member {id} has taken part in its cluster before, but its log is gone: it must not vote again under that id; \
+         remove member {id} from the cluster, and let it join with an empty directory under a new id"
+    )
+}
+
+fn raft_config(config: &StoreConfig, doubt: Option<Doubt>) -> Result<openraft::Config, openraft::ConfigError> {
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     openraft::Config {
         cluster_name: config.cluster_id.clone(),
@@ -145,6 +177,9 @@ fn raft_config(config: &StoreConfig) -> Result<openraft::Config, openraft::Confi
         purge_batch_size: 256.min(config.snapshot_after_entries.max(1)),
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
+        enable_elect: doubt.is_none(),
+        // a machine that lost its power has lost volatile entries
+        allow_log_reversion: Some(true),
         ..openraft::Config::default()
     }
     .validate()

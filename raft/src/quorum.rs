@@ -43,7 +43,7 @@ pub(crate) async fn watch_quorum(core: Arc<Core>, no_quorum: watch::Sender<Optio
 }
 
 /// For how long this member has had no sign of a working group.
-fn silence(core: &Core, metrics: &Metrics) -> Duration {
+pub(crate) fn silence(core: &Core, metrics: &Metrics) -> Duration {
     if metrics.current_leader == Some(core.config.node_id) {
         let alone = metrics.membership_config.membership().voter_ids().count() <= 1;
         let acknowledged = metrics.last_quorum_acked.as_ref().map_or(SILENCE_MAX, |at| at.elapsed());

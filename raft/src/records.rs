@@ -10,10 +10,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Cause, Key, NodeId, Outcome, Revision, Term, TxnId};
+use crate::doubt::Doubt;
+use crate::format::Formats;
 use crate::raft_types;
 
 /// The first byte of every record.
-const VERSION: u8 = 1;
+const VERSION: u8 = Formats::OURS.written;
+/// How the text about a record of another program begins.
+pub(crate) const UNKNOWN_VERSION: &str = "this program cannot read format version";
 
 /// No record is longer than this; a longer one is damage or an attack.
 pub(crate) const RECORD_BYTES_MAX: u64 = 64 << 20;
@@ -28,18 +32,42 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 /// The record in bytes made by [`encode`].
 ///
 /// # Errors
-/// `InvalidData` for an unknown version, damaged or trailing bytes.
+/// `Unsupported` for an unknown version, `InvalidData` for damaged or trailing bytes.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    bincode::DefaultOptions::new().with_limit(RECORD_BYTES_MAX).deserialize(body(bytes)?).map_err(|error| damaged(&error))
+}
+
+/// The greeting in bytes made by [`encode`], by any program: of a newer one, what is known here is taken and the rest left.
+///
+/// # Errors
+/// `InvalidData` for damaged bytes.
+pub(crate) fn decode_greeting<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    let (_any_version, body) = bytes.split_first().ok_or_else(empty)?;
+    bincode::DefaultOptions::new().with_limit(RECORD_BYTES_MAX).allow_trailing_bytes().deserialize(body).map_err(|error| damaged(&error))
+}
+
+/// What follows the version of a record.
+///
+/// # Errors
+/// `Unsupported` for a version that this program does not read.
+pub(crate) fn body(bytes: &[u8]) -> io::Result<&[u8]> {
+    let Formats { oldest, newest, .. } = Formats::OURS;
     match bytes.split_first() {
-        Some((&VERSION, body)) => bincode::DefaultOptions::new()
-            .with_limit(RECORD_BYTES_MAX)
-            .deserialize(body)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("damaged record: {error}"))),
-        Some((version, _)) => {
-            Err(io::Error::new(io::ErrorKind::InvalidData, format!("record version {version} is unknown to this program")))
+        Some((&version, body)) if Formats::OURS.reads(version) => Ok(body),
+        Some((&version, _)) => {
+            let text = format!("{UNKNOWN_VERSION} {version}, only {oldest} to {newest}: nothing was changed, start a newer one");
+            Err(io::Error::new(io::ErrorKind::Unsupported, text))
         }
-        None => Err(io::Error::new(io::ErrorKind::InvalidData, "empty record")),
+        None => Err(empty()),
     }
+}
+
+fn empty() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "empty record")
+}
+
+fn damaged(error: &bincode::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("damaged record: {error}"))
 }
 
 /// Whose log it is: a directory that was put in the wrong place must not speak for another member.
@@ -47,6 +75,17 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 pub(crate) struct LogOwner {
     pub(crate) cluster_id: String,
     pub(crate) node_id: NodeId,
+}
+
+/// A run of a member on its log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunRecord {
+    /// The boot of the machine that it runs on.
+    pub(crate) boot_id: String,
+    /// What it may have lost before, as long as it has not learnt better.
+    pub(crate) doubt: Option<Doubt>,
+    /// The group has gone on with other entries than it had applied.
+    pub(crate) diverged: bool,
 }
 
 /// A position in the log.
@@ -261,11 +300,15 @@ impl EntryRecord {
     /// The entry as openraft wants it.
     ///
     /// # Errors
-    /// As [`MembershipRecord::into_membership`].
+    /// As [`MembershipRecord::into_membership`]; `Unsupported` for a command of a newer program.
     pub(crate) fn into_entry(self) -> io::Result<raft_types::Entry> {
         let payload = match self.payload {
             PayloadRecord::Blank => raft_types::EntryPayload::Blank,
-            PayloadRecord::Command(bytes) => raft_types::EntryPayload::Normal(raft_types::Payload(bytes)),
+            PayloadRecord::Command(bytes) => {
+                // what this member could not apply must not enter its log
+                body(&bytes)?;
+                raft_types::EntryPayload::Normal(raft_types::Payload(bytes))
+            }
             PayloadRecord::Membership(record) => raft_types::EntryPayload::Membership(record.into_membership()?),
         };
         Ok(raft_types::Entry { log_id: self.log_id.into(), payload })

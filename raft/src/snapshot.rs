@@ -50,6 +50,25 @@ impl SnapshotFiles {
         Ok(Self { directory: Arc::new(Directory { path }) })
     }
 
+    /// A checkpoint of `state/` below `snapshots_dir`, and its position.
+    ///
+    /// # Errors
+    /// Of the file system and of RocksDB.
+    pub(crate) fn checkpoint(db: &StateDb, snapshots_dir: &Path) -> io::Result<(Self, StateMeta)> {
+        let path = fresh_path(snapshots_dir)?;
+        let files = Self { directory: Arc::new(Directory { path }) };
+        db.checkpoint(files.path())?;
+        // the checkpoint itself says where it stands: entries may have been applied since it was asked for
+        let meta = StateDb::meta_of_checkpoint(files.path())?;
+        Ok((files, meta))
+    }
+
+    /// Whether a file of a snapshot may have this name: nothing that leads elsewhere.
+    pub(crate) fn is_plain_name(name: &str) -> bool {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain)
+    }
+
     /// Where the files are.
     pub(crate) fn path(&self) -> &Path {
         &self.directory.path
@@ -121,15 +140,8 @@ impl SnapshotBuilder {
     /// Of the file system and of RocksDB.
     pub(crate) async fn build_without_waiting(&mut self) -> io::Result<Snapshot> {
         let (db, snapshots_dir) = (self.shared.db()?, self.snapshots_dir.clone());
-        let build = move || -> io::Result<(PathBuf, StateMeta)> {
-            let path = fresh_path(&snapshots_dir)?;
-            db.checkpoint(&path)?;
-            // the checkpoint itself says where it stands: entries may have been applied since it was asked for
-            let meta = StateDb::meta_of_checkpoint(&path)?;
-            Ok((path, meta))
-        };
-        let (path, meta) = self.shared.environment.blocking(build).await??;
-        let files = SnapshotFiles { directory: Arc::new(Directory { path }) };
+        let build = move || SnapshotFiles::checkpoint(&db, &snapshots_dir);
+        let (files, meta) = self.shared.environment.blocking(build).await??;
         let meta = SnapshotMeta { last_log_id: meta.applied.map(Into::into), last_membership: meta.membership.into_stored()? };
         let snapshot = Snapshot { meta, snapshot: files };
         *self.current.lock() = Some(snapshot.clone());

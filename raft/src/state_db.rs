@@ -3,6 +3,7 @@
 //!
 //! The database lives in a numbered directory, and the file `current` names it, so that an installed snapshot replaces it in one step.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOption
 
 use crate::apply::{HistoryHead, State, Write};
 use crate::columns::StateColumn;
-use crate::command::{Key, Revision};
+use crate::command::{Key, NodeId, Revision};
 use crate::drop_signal::DropSignal;
 use crate::keys;
 use crate::log_store::{damage, open_failure};
@@ -127,6 +128,9 @@ impl StateDb {
             state.outcomes.remember(index, row.id, row.outcome);
         }
         state.outcomes.set_forgotten_index(meta.forgotten_index);
+        if let Some(removed) = self.db.get_cf(self.column(StateColumn::Meta), keys::STATE_REMOVED).map_err(|error| self.error(error))? {
+            state.removed = records::decode(&removed)?;
+        }
         Ok((state, meta))
     }
 
@@ -169,6 +173,11 @@ impl StateDb {
             }
             Write::DeleteOutcome { index } => batch.delete_cf(self.column(StateColumn::Outcomes), keys::index(index)),
         }
+    }
+
+    /// Adds the ids of removed members to a batch.
+    pub(crate) fn stage_removed_members(&self, batch: &mut WriteBatch, removed: &BTreeSet<NodeId>) {
+        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_REMOVED, records::encode(removed));
     }
 
     /// Adds the removal of history rows to a batch.
@@ -214,6 +223,16 @@ impl StateDb {
     pub(crate) fn checkpoint(&self, path: &Path) -> io::Result<()> {
         let checkpoint = rocksdb::checkpoint::Checkpoint::new(&self.db).map_err(|error| self.error(error))?;
         checkpoint.create_checkpoint(path).map_err(|error| self.error(error))
+    }
+
+    /// When the last change in the history was made.
+    ///
+    /// # Errors
+    /// `InvalidData` for damaged rows.
+    pub(crate) fn last_change_unix_ms(&self) -> io::Result<Option<i64>> {
+        let Some(row) = self.db.iterator_cf(self.column(StateColumn::History), IteratorMode::End).next() else { return Ok(None) };
+        let (_, value) = row.map_err(|error| self.error(error))?;
+        Ok(Some(records::decode::<HistoryRow>(&value)?.time_unix_ms))
     }
 
     /// About how many bytes the history takes.

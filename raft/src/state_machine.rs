@@ -1,6 +1,7 @@
 //! The adapter between openraft and the pure [`crate::apply`]: it decodes committed entries, performs what was decided on `state/`, and
 //! then shows it to readers: first the view, then the watchers, then whoever proposed it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, Decision, Position, State, Write};
-use crate::command::{Command, Outcome, Revision};
+use crate::command::{Command, NodeId, Outcome, Revision};
 use crate::environment::{Environment, Observation};
 use crate::raft_types::{self, Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::records::{self, StateMeta, StoredMembershipRecord};
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     hub: Hub,
     compacted: AtomicU64,
     forgotten_index: AtomicU64,
+    removed: RwLock<BTreeSet<NodeId>>,
     applied: watch::Sender<Applied>,
     /// The machine it runs on.
     pub(crate) environment: Environment,
@@ -82,6 +84,11 @@ impl Shared {
     /// Transactions in entries at or below this index are no longer remembered.
     pub(crate) fn forgotten_index(&self) -> u64 {
         self.forgotten_index.load(Ordering::Acquire)
+    }
+
+    /// Whether this member was removed from the group.
+    pub(crate) fn is_removed(&self, id: NodeId) -> bool {
+        self.removed.read().contains(&id)
     }
 
     /// Follows how far apply has come.
@@ -148,6 +155,7 @@ impl StateMachine {
             hub: Hub::new(meta.revision),
             compacted: AtomicU64::new(meta.compacted),
             forgotten_index: AtomicU64::new(meta.forgotten_index),
+            removed: RwLock::new(state.removed.clone()),
             applied: watch::Sender::new(applied),
             environment,
             closing: CancellationToken::new(),
@@ -168,11 +176,15 @@ impl StateMachine {
         let outcome = match &entry.payload {
             EntryPayload::Blank => Outcome::Nothing,
             EntryPayload::Membership(membership) => {
-                self.meta.membership = StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: membership.into() };
+                self.change_membership(
+                    db,
+                    batch,
+                    StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: membership.into() },
+                );
                 Outcome::Nothing
             }
             EntryPayload::Normal(payload) => match records::decode::<Command>(&payload.0)? {
-                Command::Txn { txn, after_index, time_unix_ms } => {
+                Command::Txn { txn, after_index, time_unix_ms } | Command::Volatile { txn, after_index, time_unix_ms } => {
                     let decision = apply::decide(&self.state, at, &txn, after_index);
                     for write in self.state.writes(&decision, at, &txn.cause, time_unix_ms) {
                         db.stage(&mut batch.rows, write);
@@ -188,6 +200,13 @@ impl StateMachine {
                     self.compact(db, batch, upto)?;
                     Outcome::Nothing
                 }
+                Command::Skip { revisions } => {
+                    self.meta.applied = Some(entry.log_id.into());
+                    self.commit(db, std::mem::take(batch)).await?;
+                    self.compact(db, batch, self.meta.revision)?;
+                    self.skip(revisions);
+                    Outcome::Nothing
+                }
             },
         };
         self.meta.applied = Some(entry.log_id.into());
@@ -201,6 +220,18 @@ impl StateMachine {
             events: batch.events.get(events_before..).unwrap_or_default(),
         });
         Ok(outcome)
+    }
+
+    /// Takes a membership in, and remembers for ever who is not in it any more.
+    fn change_membership(&mut self, db: &StateDb, batch: &mut Batch, next: StoredMembershipRecord) {
+        let gone = self.meta.membership.membership.members.keys().filter(|id| !next.membership.members.contains_key(id));
+        let before = self.state.removed.len();
+        self.state.removed.extend(gone);
+        if self.state.removed.len() > before {
+            db.stage_removed_members(&mut batch.rows, &self.state.removed);
+            self.shared.removed.write().clone_from(&self.state.removed);
+        }
+        self.meta.membership = next;
     }
 
     fn absorb(&mut self, db: &StateDb, batch: &mut Batch, decision: &Decision, at: Position) {
@@ -224,6 +255,16 @@ impl StateMachine {
         self.shared.compacted.store(upto, Ordering::Release);
         db.stage_removed(&mut batch.rows, apply::compaction(&self.state.view, &rows));
         Ok(())
+    }
+
+    /// Lets the next revision be `revisions` later, and those before it belong to a past that nobody can watch.
+    fn skip(&mut self, revisions: u64) {
+        self.meta.revision = self.meta.revision.saturating_add(revisions);
+        self.meta.compacted = self.meta.revision;
+        self.state.compacted = self.meta.revision;
+        self.state.view.set_revision(self.meta.revision);
+        self.shared.compacted.store(self.meta.revision, Ordering::Release);
+        self.shared.hub.jump(self.meta.revision);
     }
 
     /// Writes what was collected, waiting for room if need be, and shows it.
@@ -302,6 +343,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         *self.shared.db.write() = Some(Arc::new(db));
         self.shared.compacted.store(self.meta.compacted, Ordering::Release);
         self.shared.forgotten_index.store(self.meta.forgotten_index, Ordering::Release);
+        self.shared.removed.write().clone_from(&self.state.removed);
         *self.shared.view.write() = self.state.view.clone();
         self.shared.hub.jump(self.meta.revision);
         let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };

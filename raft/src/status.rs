@@ -3,23 +3,30 @@
 use openraft::ServerState;
 
 use crate::core::Core;
+use crate::quorum;
+use crate::raft_types::Metrics;
 use crate::store::{Member, MemberRole, Status};
+
+/// The member's part, in a word.
+pub(crate) fn role(metrics: &Metrics) -> &'static str {
+    match (&metrics.running_state, metrics.state) {
+        (Err(_), _) | (_, ServerState::Shutdown) => "shutdown",
+        (_, ServerState::Leader) => "leader",
+        (_, ServerState::Candidate) => "candidate",
+        (_, ServerState::Follower) => "follower",
+        (_, ServerState::Learner) => "learner",
+    }
+}
 
 /// The state of this member and what it knows of the group.
 pub(crate) fn status(core: &Core) -> Status {
     let metrics = core.metrics();
     let membership = metrics.membership_config.membership();
     let voters: Vec<_> = membership.voter_ids().collect();
-    let role = match (&metrics.running_state, metrics.state) {
-        (Err(_), _) | (_, ServerState::Shutdown) => "shutdown",
-        (_, ServerState::Leader) => "leader",
-        (_, ServerState::Candidate) => "candidate",
-        (_, ServerState::Follower) => "follower",
-        (_, ServerState::Learner) => "learner",
-    };
     Status {
         node_id: core.config.node_id,
-        role: role.to_owned(),
+        role: role(&metrics).to_owned(),
+        vote: (metrics.vote.leader_id.term > 0).then_some(metrics.vote.leader_id.voted_for),
         term: metrics.current_term,
         leader: core.leadership.borrow().leader,
         last_log: metrics.last_log_index.unwrap_or(0),
@@ -38,7 +45,14 @@ pub(crate) fn status(core: &Core) -> Status {
             .collect(),
         matched: metrics.replication.iter().flatten().map(|(id, matched)| (*id, matched.map_or(0, |id| id.index()))).collect(),
         log_syncs: core.syncs(),
+        heard_ms: silence_ms(core, &metrics),
+        refused: core.peers.acquaintances.refusals(),
         no_quorum: core.no_quorum.borrow().clone(),
         read_only: core.disk_full.lock().clone().or_else(|| core.read_only.lock().clone()),
     }
+}
+
+/// For how long this member has had no sign of a working group.
+fn silence_ms(core: &Core, metrics: &Metrics) -> u64 {
+    u64::try_from(quorum::silence(core, metrics).as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,17 +10,20 @@ use std::time::Duration;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backup::{About, Backup};
 use crate::clock;
-use crate::command::{Command, NodeId, Refusal, Revision, Term, Txn};
+use crate::command::{Command, Durability, NodeId, Refusal, Revision, Term, Txn};
 use crate::core::Core;
 use crate::environment::Environment;
+use crate::format::Formats;
+use crate::happenings::{self, Happening};
 use crate::network::messages::Request;
 use crate::raft_types::MemberInfo;
 use crate::read_index::{self, ReadRequest};
 use crate::state_db::StateDb;
 use crate::view::{Record, View};
 use crate::watch::{WatchError, Watcher};
-use crate::{maintenance, members, open, past, records, status};
+use crate::{disk, members, open, past, records, status};
 
 /// How to open a member.
 #[derive(Clone)]
@@ -49,6 +52,12 @@ pub struct StoreConfig {
     pub history_retention: Duration,
     /// A snapshot is taken after so many entries, and the log before it purged.
     pub snapshot_after_entries: u64,
+    /// This member has taken part before: a directory without its log is refused, as it would forget what it promised.
+    pub joined: bool,
+    /// What this program reads and writes; tests play other programs.
+    pub formats: Formats,
+    /// Names the machine's boot: when a run was not ended orderly, volatile entries have survived exactly if this is still the same.
+    pub boot_id: String,
     /// The machine it runs on.
     pub environment: Environment,
 }
@@ -70,6 +79,9 @@ impl StoreConfig {
             heartbeat: Duration::from_millis(100),
             history_retention: Duration::from_secs(3600),
             snapshot_after_entries: 10_000,
+            joined: false,
+            formats: Formats::OURS,
+            boot_id: boot_id(),
             environment: Environment::default(),
         }
     }
@@ -135,6 +147,9 @@ pub struct Status {
     pub role: String,
     /// Current term.
     pub term: Term,
+    /// For whom it voted last.
+    #[serde(default)]
+    pub vote: Option<NodeId>,
     /// Known leader.
     pub leader: Option<NodeId>,
     /// Index of the last log entry.
@@ -153,6 +168,12 @@ pub struct Status {
     pub matched: BTreeMap<NodeId, u64>,
     /// How often this member has synced its log since it was opened; an idle group adds nothing.
     pub log_syncs: u64,
+    /// Milliseconds since this member had a sign of a working group: so old may be what it knows.
+    #[serde(default)]
+    pub heard_ms: u64,
+    /// The peers with which this member cannot talk although they are there, and why.
+    #[serde(default)]
+    pub refused: BTreeMap<NodeId, String>,
     /// Why the group can decide nothing at the moment, as this member sees it.
     #[serde(default)]
     pub no_quorum: Option<String>,
@@ -214,6 +235,8 @@ pub struct OpenError {
 
 /// The largest transaction, encoded.
 pub const TXN_BYTES_MAX: usize = 4 << 20;
+/// How long a backup waits for the group to say what it must hold.
+const BACKUP_PATIENCE: Duration = Duration::from_secs(2);
 /// How long [`Store::initialize`] waits for the first election, and closing for the databases.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `Spec:` setpriority(2): as important as what the machine itself needs, below real-time work.
@@ -333,9 +356,18 @@ impl Store {
     /// [`StoreError::Unavailable`]: it was not applied and never will be. [`StoreError::OutcomeUnknown`]: look, or repeat it with the same
     /// id. [`StoreError::RequestTooLarge`], [`StoreError::ReadOnly`], [`StoreError::Closed`].
     pub async fn txn(&self, txn: Txn, deadline: Duration) -> Result<Committed, StoreError> {
+        self.txn_with(txn, Durability::Disk, deadline).await
+    }
+
+    /// As [`Store::txn`], acknowledged when `durability` says.
+    ///
+    /// # Errors
+    /// As [`Store::txn`].
+    pub async fn txn_with(&self, txn: Txn, durability: Durability, deadline: Duration) -> Result<Committed, StoreError> {
         let core = Arc::clone(&self.inner.core);
         let after_index = core.applied_index();
-        let command = records::encode(&Command::Txn { txn, after_index, time_unix_ms: core.config.environment.now_unix_ms() });
+        let time_unix_ms = core.config.environment.now_unix_ms();
+        let command = records::encode(&Command::new(txn, durability, after_index, time_unix_ms));
         if command.len() > TXN_BYTES_MAX {
             return Err(StoreError::RequestTooLarge { size_bytes: command.len(), limit_bytes: TXN_BYTES_MAX });
         }
@@ -371,13 +403,14 @@ impl Store {
         .await
     }
 
-    /// Whether this member can serve: it was up to date once, has not stopped, and the group has a quorum. Asks nobody after the first time.
+    /// Whether this member can serve: it was up to date once, has not stopped, its disk has room, and the group has a quorum. Asks nobody
+    /// after the first time.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] with who is missing, [`StoreError::ReadOnly`], [`StoreError::Closed`].
     pub async fn ready(&self, deadline: Duration) -> Result<(), StoreError> {
         let core = &self.inner.core;
-        if let Some(reason) = core.read_only.lock().clone() {
+        if let Some(reason) = core.disk_full.lock().clone().or_else(|| core.read_only.lock().clone()) {
             return Err(StoreError::ReadOnly(reason));
         }
         if let Some(reason) = core.no_quorum.borrow().clone() {
@@ -471,6 +504,69 @@ impl Store {
         self.change_members(Request::TransferLeadership(to), PATIENCE).await
     }
 
+    /// As the leader, hands leadership to the most advanced of the others and follows it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when this member does not lead, or nobody took over.
+    pub async fn step_down(&self) -> Result<(), StoreError> {
+        let core = &self.inner.core;
+        let leader = core.leadership.borrow().leader;
+        if leader != Some(core.config.node_id) {
+            return Err(StoreError::Unavailable("this member does not lead".into()));
+        }
+        self.transfer_leadership(None).await
+    }
+
+    /// Begins an election in which this member is the candidate, even though a leader lives; returns at once. It raises the term, so whoever
+    /// leads steps down; who wins is open.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it leads already or does not vote, [`StoreError::Closed`].
+    pub async fn campaign(&self) -> Result<(), StoreError> {
+        let core = Arc::clone(&self.inner.core);
+        self.run(async move {
+            let (metrics, own_id) = (core.metrics(), core.config.node_id);
+            if metrics.current_leader == Some(own_id) {
+                return Err(StoreError::Unavailable("this member leads already".into()));
+            }
+            if !metrics.membership_config.membership().voter_ids().any(|id| id == own_id) {
+                return Err(StoreError::Unavailable("this member does not vote".into()));
+            }
+            core.raft.trigger().elect(false).await.map_err(|_stopped| StoreError::Closed)
+        })
+        .await
+    }
+
+    /// What happens on this member from now on, beginning with how things are. Ends when the store closes, or when it is not read in time.
+    pub fn happenings(&self) -> mpsc::Receiver<Happening> {
+        let _on_its_runtime = self.inner.handle.enter();
+        happenings::follow(Arc::clone(&self.inner.core))
+    }
+
+    /// A consistent copy of the state, while members go on. It holds everything that was acknowledged before, as far as there is a quorum to
+    /// say what that is. `attachment` goes into its header as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] when the disk fails, [`StoreError::Closed`].
+    pub async fn backup(&self, attachment: bytes::Bytes) -> Result<Backup, StoreError> {
+        let complete = self.linearizable_view(BACKUP_PATIENCE).await.is_ok();
+        let core = Arc::clone(&self.inner.core);
+        self.run(async move {
+            let about = About {
+                cluster_id: core.config.cluster_id.clone(),
+                node_id: core.config.node_id,
+                time_unix_ms: core.config.environment.now_unix_ms(),
+                complete,
+                attachment,
+            };
+            let db = core.shared.db().map_err(|_closed| StoreError::Closed)?;
+            let snapshots_dir = core.config.data_dir.join("snapshots");
+            let taking = core.config.environment.blocking(move || Backup::take(&db, &snapshots_dir, about)).await;
+            taking.flatten().map_err(|error| StoreError::ReadOnly(error.to_string()))
+        })
+        .await
+    }
+
     /// The state of this member and what it knows of the group.
     pub fn status(&self) -> Status {
         status::status(&self.inner.core)
@@ -480,6 +576,17 @@ impl Store {
     /// hears everybody.
     pub fn answering(&self) -> std::collections::BTreeSet<NodeId> {
         members::answering(&self.inner.core)
+    }
+
+    /// Returns why Raft has stopped on this member, once it has and a new start of the process would help: while the disk is full it would
+    /// not.
+    pub async fn stopped(&self) -> String {
+        let core = &self.inner.core;
+        let mut leadership = core.leadership.clone();
+        while leadership.changed().await.is_ok() {}
+        let Some(reason) = core.read_only.lock().clone() else { return std::future::pending().await };
+        disk::has_room(core).await;
+        reason
     }
 
     /// Flushes and stops. Everything asked afterwards gets [`StoreError::Closed`]; watches end.
@@ -493,7 +600,7 @@ impl Store {
             }
             if let Ok(db) = core.shared.db() {
                 // a full disk would keep RocksDB waiting for room
-                let flushing = async { if maintenance::look_at_disk(&core).is_some() { Ok(()) } else { flush(&core, db).await } };
+                let flushing = async { if disk::look_at_disk(&core).is_some() { Ok(()) } else { flush(&core, db).await } };
                 match tokio::time::timeout(PATIENCE, flushing).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::warn!(%error, "Could not flush the state; it will be replayed from the log"),
@@ -531,6 +638,12 @@ impl Store {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.inner.core
     }
+}
+
+/// `Spec:` `/proc/sys/kernel/random/boot_id`, random(4). Where it cannot be read, every stop without warning counts as a reboot.
+fn boot_id() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map_or_else(|_| uuid::Uuid::new_v4().to_string(), |id| id.trim().to_owned())
 }
 
 /// A runtime on which nothing but raft runs.

@@ -92,6 +92,9 @@ pub struct Rules {
     pub create_on_update: bool,
     /// Whether an update may leave out `metadata.resourceVersion`.
     pub unconditional_update: bool,
+    /// Whether a change from one state of the object to another (`None`: it is not there) may be acknowledged before it is on disk: what is
+    /// lost when a majority of masters lose their power at once must be of no use after that.
+    pub volatile: fn(Option<&Value>, Option<&Value>) -> bool,
 }
 
 /// What a name must look like.
@@ -128,6 +131,7 @@ impl Rules {
         has_generation: false,
         create_on_update: false,
         unconditional_update: true,
+        volatile: |_, _| false,
     };
 }
 

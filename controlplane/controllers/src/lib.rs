@@ -18,6 +18,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
+pub mod event_ttl;
 pub mod events;
 pub mod fake;
 pub mod garbage_collector;
@@ -70,5 +71,6 @@ pub fn all_by(cluster: &Arc<dyn Cluster>, clock: &Clock, config: &Config, electe
         Arc::new(resource_quota::ResourceQuotas::new(Arc::clone(&registry))),
         Arc::new(garbage_collector::GarbageCollector::new(registry)),
         Arc::new(pod_gc::PodGc::new(config.terminated_pods_max)),
+        Arc::new(event_ttl::EventTtl::new(config.event_ttl)),
     ]
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub node_grace: Duration,
     /// Finished pods beyond this number are removed, oldest first.
     pub terminated_pods_max: usize,
+    /// Events are removed so long after they last happened.
+    pub event_ttl: Duration,
 }
 
 impl Default for Config {
@@ -34,6 +36,7 @@ impl Default for Config {
             root_ca_pem: String::new(),
             node_grace: Duration::from_millis(2500),
             terminated_pods_max: 12_500,
+            event_ttl: Duration::from_secs(3600),
         }
     }
 }

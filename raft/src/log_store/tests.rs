@@ -31,7 +31,9 @@ async fn openraft_accepts_the_stores() {
 }
 
 fn entry(index: u64, bytes: usize) -> Entry {
-    Entry { log_id: LogId::new_term_index(1, index), payload: EntryPayload::Normal(Payload(Bytes::from(vec![7; bytes]))) }
+    // begins like a record of this program
+    let payload = Payload(Bytes::from(vec![records::encode(&())[0]; bytes]));
+    Entry { log_id: LogId::new_term_index(1, index), payload: EntryPayload::Normal(payload) }
 }
 
 /// Appends and waits until it is durable.

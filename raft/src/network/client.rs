@@ -18,6 +18,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, entry::RaftEntry as _};
 
+use super::acquaintances::Acquaintances;
 use super::link::Link;
 use super::messages::{Append, Hello, Purpose, Request, Response};
 use crate::command::NodeId;
@@ -43,6 +44,7 @@ pub(crate) struct Peers {
     pub(crate) node_id: NodeId,
     pub(crate) cluster_id: String,
     pub(crate) tls: Option<PeerTls>,
+    pub(crate) acquaintances: Acquaintances,
     environment: Environment,
     requests: parking_lot::Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
 }
@@ -57,13 +59,25 @@ pub(crate) enum CallError {
 }
 
 impl Peers {
-    pub(crate) fn new(node_id: NodeId, cluster_id: String, tls: Option<PeerTls>, environment: Environment) -> Self {
-        Self { node_id, cluster_id, tls, environment, requests: parking_lot::Mutex::default() }
+    pub(crate) fn new(
+        node_id: NodeId,
+        cluster_id: String,
+        tls: Option<PeerTls>,
+        acquaintances: Acquaintances,
+        environment: Environment,
+    ) -> Self {
+        Self { node_id, cluster_id, tls, acquaintances, environment, requests: parking_lot::Mutex::default() }
     }
 
     async fn connect(&self, target: NodeId, address: &str, purpose: Purpose, patience: Duration) -> io::Result<Arc<Link>> {
-        let hello = Hello { cluster_id: self.cluster_id.clone(), from: self.node_id, to: target, purpose };
-        Link::connect(&self.environment, address, &hello, self.tls.as_ref(), patience).await
+        let introduction = self.acquaintances.own;
+        let hello = Hello { cluster_id: self.cluster_id.clone(), from: self.node_id, to: target, purpose, introduction };
+        let connected = Link::connect(&self.environment, address, &hello, self.tls.as_ref(), patience).await.and_then(|link| {
+            let checked = self.acquaintances.check(target, &link.introduction);
+            checked.map(|()| link).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))
+        });
+        self.acquaintances.note(target, &connected);
+        connected
     }
 
     /// Asks a peer something on the shared request connection.

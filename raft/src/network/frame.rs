@@ -30,6 +30,24 @@ pub(crate) fn encode<T: Serialize>(id: u64, message: &T) -> Vec<u8> {
 /// # Errors
 /// `InvalidData` for frames that are too long or malformed, `UnexpectedEof` inside a frame.
 pub(crate) async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<(u64, T)>> {
+    match read_record(stream, bytes_max).await? {
+        Some((id, record)) => Ok(Some((id, records::decode(&record)?))),
+        None => Ok(None),
+    }
+}
+
+/// The greeting in the next frame, whatever version its sender has; `None` when there is none.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_greeting<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
+    match read_record(stream, HELLO_BYTES_MAX).await? {
+        Some((_, record)) => records::decode_greeting(&record).map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn read_record(stream: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<(u64, Vec<u8>)>> {
     let mut header = [0_u8; HEADER_BYTES];
     match stream.read_exact(&mut header[..1]).await {
         Ok(_) => {}
@@ -49,7 +67,7 @@ pub(crate) async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unp
     if u32::try_from(got) != Ok(length) {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended inside a frame"));
     }
-    Ok(Some((id, records::decode(&body)?)))
+    Ok(Some((id, body)))
 }
 
 #[cfg(test)]
@@ -103,6 +121,6 @@ mod tests {
         let mut bytes = encode(7, &"hello".to_owned());
         bytes[HEADER_BYTES] = 9;
         let error = block_on(read::<String>(&mut bytes.as_slice(), FRAME_BYTES_MAX)).unwrap_err();
-        assert!(error.to_string().contains("version 9"), "{error}");
+        assert!(error.to_string().contains("version 9, only 1 to 1"), "{error}");
     }
 }

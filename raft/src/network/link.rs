@@ -12,13 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{self, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use super::acquaintances::Introduction;
+use super::frame::{self, FRAME_BYTES_MAX};
 use super::messages::{Hello, HelloReply, Request, Response};
 use crate::environment::{Environment, Stream};
 use crate::store::PeerTls;
 
 /// An open connection. Closed when the last reference goes.
 pub(crate) struct Link {
+    /// What the peer says of itself.
+    pub(crate) introduction: Introduction,
     next_id: AtomicU64,
     frames: mpsc::UnboundedSender<Vec<u8>>,
     pending: Arc<Pending>,
@@ -55,24 +58,25 @@ impl Link {
             };
             stream.write_all(&frame::encode(0, hello)).await?;
             stream.flush().await?;
-            match frame::read::<HelloReply>(&mut stream, HELLO_BYTES_MAX).await? {
-                Some((_, HelloReply::Welcome)) => Ok(stream),
-                Some((_, HelloReply::Refused(reason))) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
+            match frame::read_greeting::<HelloReply>(&mut stream).await? {
+                Some(HelloReply::Welcome(introduction)) => Ok((stream, introduction)),
+                Some(HelloReply::Refused(reason)) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
                 None => Err(io::Error::from(io::ErrorKind::ConnectionReset)),
             }
         };
-        let stream = tokio::time::timeout(patience, connecting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Self::over(stream))
+        let (stream, introduction) =
+            tokio::time::timeout(patience, connecting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(Self::over(stream, introduction))
     }
 
-    fn over(stream: Box<dyn Stream>) -> Arc<Self> {
+    fn over(stream: Box<dyn Stream>, introduction: Introduction) -> Arc<Self> {
         let (reader, writer) = tokio::io::split(stream);
         let (frames, queued) = mpsc::unbounded_channel();
         let pending = Arc::new(Pending { waiting: Mutex::new(Some(HashMap::new())) });
         let stop = CancellationToken::new();
         tokio::spawn(write_frames(writer, queued, stop.clone()));
         tokio::spawn(read_responses(reader, Arc::clone(&pending), stop.clone()));
-        Arc::new(Self { next_id: AtomicU64::new(1), frames, pending, stop })
+        Arc::new(Self { introduction, next_id: AtomicU64::new(1), frames, pending, stop })
     }
 
     /// Sends a request; the receiver yields the answer, or an error when the connection ends first.

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::acquaintances::Introduction;
 use crate::command::{NodeId, Outcome};
+use crate::doubt::Standing;
 use crate::records::{EntryRecord, LogIdRecord, StoredMembershipRecord, VoteRecord};
 use crate::store::Member;
 
@@ -20,19 +22,20 @@ pub enum Purpose {
     Request,
 }
 
-/// The first message on a connection.
+/// The first message on a connection. Programs of all versions read it, so it only ever grows at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) cluster_id: String,
     pub(crate) from: NodeId,
     pub(crate) to: NodeId,
     pub(crate) purpose: Purpose,
+    pub(crate) introduction: Introduction,
 }
 
-/// The answer to it.
+/// The answer to it, read by programs of all versions, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum HelloReply {
-    Welcome,
+    Welcome(Introduction),
     Refused(String),
 }
 
@@ -87,6 +90,10 @@ pub(crate) enum Request {
     AddMember(Member),
     RemoveMember(NodeId),
     TransferLeadership(Option<NodeId>),
+    /// Whether this member's disk has room.
+    TakesWrites,
+    /// What this member has of the log, and whether it may have lost some.
+    Standing,
 }
 
 /// The answer of a peer.
@@ -125,4 +132,5 @@ pub(crate) enum Response {
     Refused(String),
     /// This member cannot do it now.
     Failed(String),
+    Standing(Standing),
 }

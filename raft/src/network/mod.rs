@@ -1,6 +1,7 @@
 //! Peer traffic: framed messages over TCP, optionally in mutual TLS. One connection each for replication, heartbeats, snapshots and
 //! requests to the leader, so that none of them waits behind another.
 
+pub(crate) mod acquaintances;
 pub(crate) mod client;
 pub(crate) mod frame;
 pub(crate) mod link;

@@ -15,7 +15,8 @@ use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{self, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use super::acquaintances::removed;
+use super::frame::{self, FRAME_BYTES_MAX};
 use super::link::write_frames;
 use super::messages::{Append, Hello, HelloReply, Request, Response};
 use crate::core::Core;
@@ -66,14 +67,14 @@ async fn serve_connection(connection: Box<dyn Stream>, core: Arc<Core>, snapshot
             None => connection,
             Some(tls) => Box::new(tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(connection).await?),
         };
-        let Some((_, hello)) = frame::read::<Hello>(&mut stream, HELLO_BYTES_MAX).await? else {
+        let Some(hello) = frame::read_greeting::<Hello>(&mut stream).await? else {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         };
         let reply = greet(&core, &hello);
         stream.write_all(&frame::encode(0, &reply)).await?;
         stream.flush().await?;
         match reply {
-            HelloReply::Welcome => Ok(stream),
+            HelloReply::Welcome(_) => Ok(stream),
             HelloReply::Refused(reason) => {
                 tracing::warn!(node = hello.from, reason, "Refused a peer");
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
@@ -112,7 +113,10 @@ fn greet(core: &Core, hello: &Hello) -> HelloReply {
     } else if hello.to != core.peers.node_id {
         HelloReply::Refused(format!("this is member {}, not {}", core.peers.node_id, hello.to))
     } else {
-        HelloReply::Welcome
+        match core.peers.acquaintances.check(hello.from, &hello.introduction) {
+            Ok(()) => HelloReply::Welcome(core.peers.acquaintances.own),
+            Err(reason) => HelloReply::Refused(reason),
+        }
     }
 }
 
@@ -174,9 +178,13 @@ impl Connection {
 
     async fn append_next(&mut self, id: u64, session: u64, append: Append) {
         self.core.hear();
+        if self.core.contradicts(&append) {
+            self.core.diverge();
+            return self.respond(id, &Response::Failed("this member has to start over".into()));
+        }
         let request = match append_request(append) {
             Ok(request) => request,
-            Err(error) => return self.respond(id, &Response::Failed(error.to_string())),
+            Err(error) => return self.respond(id, &self.core.cannot_read(&error)),
         };
         if self.pipeline.as_ref().is_none_or(|pipeline| pipeline.session != session) {
             self.pipeline = Some(self.start_pipeline(session));
@@ -220,10 +228,7 @@ impl Connection {
                 let received = SnapshotFiles::receive_into(&self.snapshots_dir)?;
                 let mut expected = std::collections::VecDeque::new();
                 for (name, size) in files {
-                    let plain = !name.is_empty()
-                        && !name.starts_with('.')
-                        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-                    if !plain {
+                    if !SnapshotFiles::is_plain_name(&name) {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a snapshot holds no file {name:?}")));
                     }
                     expected.push_back((fs::File::create_new(received.path().join(name))?, size));
@@ -305,7 +310,11 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
     match request {
         Request::AppendOne(append) => {
             core.hear();
-            let request = append_request(append).map_err(|error| failed(&error))?;
+            if core.contradicts(&append) {
+                core.diverge();
+                return Err(Response::Failed("this member has to start over".into()));
+            }
+            let request = append_request(append).map_err(|error| core.cannot_read(&error))?;
             let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;
             match core.raft.append_entries(request).await.map_err(|error| failed(&error))? {
@@ -314,6 +323,13 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
                 AppendEntriesResponse::Conflict => Ok(Response::AppendConflict(previous.map(Into::into).unwrap_or_default())),
                 AppendEntriesResponse::HigherVote(vote) => Ok(Response::HigherVote(VoteRecord::from(&vote))),
             }
+        }
+        Request::Vote { vote, .. } | Request::PreVote { vote, .. } if core.shared.is_removed(vote.voted_for) => {
+            Err(Response::Failed(removed(vote.voted_for)))
+        }
+        Request::Vote { last, .. } | Request::PreVote { last, .. } if !core.may_vote_for(last) => Ok(abstained(core)),
+        Request::Transfer { .. } if !core.may_vote_for(core.log.last()) => {
+            Err(Response::Failed("this member abstains from elections until it has caught up".into()))
         }
         Request::Vote { vote, last, transfer } => {
             let mut request = VoteRequest::new(vote.into(), last.map(Into::into));
@@ -343,11 +359,18 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
         Request::AddMember(member) => Ok(core.add_member_as_leader(member).await),
         Request::RemoveMember(id) => Ok(core.remove_member_as_leader(id).await),
         Request::TransferLeadership(to) => Ok(core.transfer_as_leader(to).await),
+        Request::TakesWrites => Ok(core.takes_writes()),
+        Request::Standing => Ok(Response::Standing(core.standing())),
         // handled in order by the connection
         Request::AppendNext { .. } | Request::SnapshotBegin { .. } | Request::SnapshotBytes(_) | Request::SnapshotEnd => {
             Err(Response::Failed("out of order".into()))
         }
     }
+}
+
+/// The answer of a member that must not vote: its own vote as it is, and no grant.
+fn abstained(core: &Core) -> Response {
+    Response::Voted { vote: VoteRecord::from(&core.metrics().vote), last: core.log.last(), granted: false }
 }
 
 fn voted(response: &openraft::raft::VoteResponse<TypeConfig>) -> Response {

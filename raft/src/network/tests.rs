@@ -11,9 +11,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::acquaintances::Introduction;
 use super::link::Link;
 use super::messages::{Hello, Purpose, Request, Response};
 use crate::environment::Environment;
+use crate::format::Formats;
 use crate::store::{Member, MemberRole, PeerTls, Store, StoreConfig};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,7 +29,8 @@ async fn store(dir: &TempDir, id: u64, tls: Option<PeerTls>) -> Store {
 }
 
 fn hello(cluster_id: &str, to: u64) -> Hello {
-    Hello { cluster_id: cluster_id.into(), from: 9, to, purpose: Purpose::Request }
+    let introduction = Introduction { log: 9, formats: Formats::OURS };
+    Hello { cluster_id: cluster_id.into(), from: 9, to, purpose: Purpose::Request, introduction }
 }
 
 #[tokio::test]

@@ -9,6 +9,12 @@ use super::*;
 use crate::command::{Cause, Guard, Op, TxnId};
 use crate::watch::{Event, EventKind};
 
+mod power_cut;
+
+mod disaster;
+mod formats;
+mod membership;
+
 /// Generous: what is awaited happens in milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,6 +56,8 @@ struct Cluster {
     dir: TempDir,
     stores: BTreeMap<NodeId, Store>,
     adjust: fn(&mut StoreConfig),
+    /// How often the machines were switched on.
+    boots: u32,
 }
 
 impl Cluster {
@@ -58,7 +66,7 @@ impl Cluster {
     }
 
     async fn start_with(members: u64, adjust: fn(&mut StoreConfig)) -> Self {
-        let mut cluster = Self { dir: TempDir::new().unwrap(), stores: BTreeMap::new(), adjust };
+        let mut cluster = Self { dir: TempDir::new().unwrap(), stores: BTreeMap::new(), adjust, boots: 1 };
         cluster.open(1).await;
         cluster.store(1).initialize().await.unwrap();
         for id in 2..=members {
@@ -72,6 +80,7 @@ impl Cluster {
     async fn open(&mut self, id: NodeId) {
         let mut config = StoreConfig::new(id, self.dir.path().join(id.to_string()));
         config.cluster_id = "test".into();
+        config.boot_id = format!("boot {}", self.boots);
         // a busy test machine must not cause elections
         (config.election_min, config.election_max) = (Duration::from_millis(400), Duration::from_millis(800));
         // a member keeps its address over restarts
@@ -312,6 +321,8 @@ async fn a_full_disk_refuses_writes_and_recovers() {
                 }
             };
             assert!(matches!(&refused, StoreError::ReadOnly(reason) if reason.contains("make room")), "{refused:?}");
+            let unready = store.ready(PATIENCE).await;
+            assert!(matches!(&unready, Err(StoreError::ReadOnly(reason)) if reason.contains("make room")), "{unready:?}");
             // reads go on
             assert_eq!(value(&store.linearizable_view(PATIENCE).await.unwrap(), "a").as_deref(), Some("1"));
             std::fs::remove_file(&filled).unwrap();
@@ -322,6 +333,8 @@ async fn a_full_disk_refuses_writes_and_recovers() {
             let mut ballast = std::fs::File::create(&filled).unwrap();
             let block = vec![1_u8; 1 << 16];
             while std::io::Write::write_all(&mut ballast, &block).is_ok() {}
+            // an open file would keep its room
+            drop(ballast);
             let refused = loop {
                 match store.txn(put("d", &"x".repeat(1 << 20)), PATIENCE).await {
                     Ok(_) => {}
@@ -330,6 +343,11 @@ async fn a_full_disk_refuses_writes_and_recovers() {
             };
             assert!(matches!(refused, StoreError::ReadOnly(_)), "{refused:?}");
             assert_eq!(value(&store.view(), "a").as_deref(), Some("1"));
+            // a new start of the process would help only once there is room
+            let mut stopped = std::pin::pin!(store.stopped());
+            assert!(futures::poll!(&mut stopped).is_pending());
+            std::fs::remove_file(&filled).unwrap();
+            assert!(!stopped.await.is_empty());
             store.close().await;
         }
     });

@@ -33,6 +33,7 @@ pub const RULES: Rules = Rules {
     field,
     own_fields: true,
     create_on_update: true,
+    volatile: |_, _| true,
     ..Rules::PLAIN
 };
 

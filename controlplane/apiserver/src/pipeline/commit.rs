@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 use trierarch_api::{ApiError, IndexTerm, Kind, Object, ObjectKey, object};
-use trierarch_raft::{Cause, Committed, Guard, Op, Txn, TxnId};
+use trierarch_raft::{Cause, Committed, Durability, Guard, Op, Txn, TxnId};
 
 use crate::apiserver::{ApiServer, object_of, store_error};
 use crate::pipeline::Ctx;
@@ -66,7 +66,8 @@ pub async fn put(
         return decoded(kind, stored, split, revision).map(Outcome::Done);
     }
     let op = Op::Put { key: key.clone(), value: stored.clone(), split, terms: IndexTerm::of(value) };
-    match transact(server, ctx, &key, op, expect, companions).await? {
+    let durability = durability(server, kind, &key, expect, Some(value));
+    match transact(server, ctx, &key, op, expect, companions, durability).await? {
         Transacted::At(revision) => {
             if let Some(record) = server.store.view().get(&key).filter(|record| record.revision == revision)
                 && let Some(object) = object_of(&server.registry, &record)
@@ -98,11 +99,19 @@ pub async fn remove(
     if ctx.dry_run {
         return decoded(&object.kind, stored, split, object.resource_version).map(Outcome::Done);
     }
-    match transact(server, ctx, &key, op, expect, companions).await? {
+    let durability = durability(server, &object.kind, &key, expect, None);
+    match transact(server, ctx, &key, op, expect, companions, durability).await? {
         Transacted::At(revision) => decoded(&object.kind, stored, split, revision).map(Outcome::Done),
         Transacted::Lost => Ok(Outcome::Lost),
         Transacted::CompanionLost(index) => Ok(Outcome::CompanionLost(index)),
     }
+}
+
+/// When the change from what is `expect`ed to `after` is acknowledged.
+fn durability(server: &ApiServer, kind: &Kind, key: &Bytes, expect: Expect, after: Option<&Value>) -> Durability {
+    let expected = |record: &Arc<trierarch_raft::Record>| expect == Expect::At(record.revision);
+    let before = || server.store.view().get(key).filter(expected).and_then(|record| object_of(&server.registry, &record));
+    if (kind.rules.volatile)(before().map(|object| object.value()).as_deref(), after) { Durability::Memory } else { Durability::Disk }
 }
 
 /// The key of an object's JSON.
@@ -128,6 +137,7 @@ async fn transact(
     op: Op,
     expect: Expect,
     companions: Companions,
+    durability: Durability,
 ) -> Result<Transacted, ApiError> {
     let mut guards = vec![expect.guard(key)];
     guards.extend(companions.guards);
@@ -146,7 +156,7 @@ async fn transact(
             time_unix_ms: crate::clock::now().as_millisecond(),
         },
     };
-    match server.store.txn(txn, ctx.deadline.left()).await.map_err(|error| store_error(&error))? {
+    match server.store.txn_with(txn, durability, ctx.deadline.left()).await.map_err(|error| store_error(&error))? {
         Committed::At(revision) => Ok(Transacted::At(revision)),
         Committed::Refused(refusal) => match usize::try_from(refusal.guard).unwrap_or(usize::MAX) {
             0 => Ok(Transacted::Lost),

@@ -1,0 +1,103 @@
+//! A disk that is nearly full: this member takes no writes, says why, and lets another one lead.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::core::Core;
+use crate::network::messages::{Request, Response};
+
+/// The disk counts as full when less than this is left: what is under way must still fit.
+const FREE_BYTES_MIN: u64 = 48 << 20;
+/// How often to look at a disk that is written to, or full.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// How long a peer may take to say whether its disk has room.
+const ASK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Refuses new transactions on this member while its disk is nearly full, until the store closes. Only a disk that is written to is looked
+/// at.
+pub(crate) async fn watch_disk(core: Arc<Core>) {
+    let mut looked_at = None;
+    loop {
+        let appended = core.appended_bytes.load(Ordering::Relaxed);
+        let full = core.disk_full.lock().is_some();
+        if full || looked_at != Some(appended) {
+            looked_at = Some(appended);
+            let now = look_at_disk(&core);
+            match &now {
+                Some(reason) if !full => tracing::warn!(reason, "The disk is full, this member takes no writes"),
+                None if full => tracing::info!(path = %core.config.data_dir.display(), "The disk has room again"),
+                _ => {}
+            }
+            let is_full = now.is_some();
+            *core.disk_full.lock() = now;
+            if is_full && core.leadership.borrow().established {
+                core.hand_over_to_room().await;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DISK_PAUSE) => {}
+            () = core.closing.cancelled() => return,
+        }
+    }
+}
+
+/// Returns when the disk has room, looking at it again and again.
+pub(crate) async fn has_room(core: &Core) {
+    while look_at_disk(core).is_some() {
+        tokio::time::sleep(DISK_PAUSE).await;
+    }
+}
+
+/// Why nothing may be written to the disk as it is now, if so.
+pub(crate) fn look_at_disk(core: &Core) -> Option<String> {
+    match nix::sys::statvfs::statvfs(&core.config.data_dir) {
+        Ok(stat) => disk_full(stat.blocks_available().saturating_mul(stat.fragment_size()), &core.config.data_dir),
+        Err(error) => {
+            tracing::warn!(path = %core.config.data_dir.display(), %error, "Could not look at the disk");
+            None
+        }
+    }
+}
+
+/// Why nothing may be written, if so.
+fn disk_full(free_bytes: u64, path: &std::path::Path) -> Option<String> {
+    (free_bytes < FREE_BYTES_MIN).then(|| {
+        format!("the disk of {} has {} MiB left, {} are needed; make room", path.display(), free_bytes >> 20, FREE_BYTES_MIN >> 20)
+    })
+}
+
+impl Core {
+    /// Whether this member's disk has room for writes.
+    pub(crate) fn takes_writes(&self) -> Response {
+        self.disk_full.lock().clone().map_or(Response::Done, Response::Failed)
+    }
+
+    /// Hands leadership to a voter whose disk has room, if there is one.
+    async fn hand_over_to_room(self: &Arc<Self>) {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        for id in membership.voter_ids().filter(|id| *id != self.config.node_id) {
+            let Some(node) = membership.get_node(&id) else { continue };
+            let asked = tokio::time::timeout(ASK_PATIENCE, self.peers.call(id, &node.peer_address, &Request::TakesWrites));
+            if matches!(asked.await, Ok(Ok(Response::Done))) {
+                let handed = self.transfer_as_leader(Some(id)).await;
+                tracing::info!(node = id, ?handed, "Handed leadership over, because the disk is full");
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nearly_full_disk_is_named_with_what_to_do() {
+        let path = std::path::Path::new("/data");
+        assert_eq!(disk_full(FREE_BYTES_MIN, path), None);
+        let reason = disk_full(FREE_BYTES_MIN - 1, path).unwrap();
+        assert_eq!(reason, "the disk of /data has 47 MiB left, 48 are needed; make room");
+    }
+}
