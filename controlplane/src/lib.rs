@@ -7,6 +7,7 @@
 
 pub mod bootstrap;
 pub mod clock;
+pub mod disaster;
 pub mod endpoints;
 pub mod identity;
 pub mod join;

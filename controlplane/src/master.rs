@@ -16,7 +16,7 @@ use crate::identity::pki::{self, Pki};
 use crate::identity::{Bundle, Names};
 use crate::join::{self, Application, Door, Joiner, Membership};
 use crate::leadership::{self, Parts};
-use crate::raft_api;
+use crate::raft_api::RaftApi;
 use crate::registry;
 use crate::replication::Replication;
 
@@ -95,8 +95,9 @@ impl MasterConfig {
         Names::new(&self.name, addresses, &self.cluster_domain)
     }
 
-    fn store(&self, id: u64, bundle: &Bundle, pki: &Pki) -> StoreConfig {
-        let mut config = StoreConfig::new(id, self.data_dir.join("store"));
+    fn store(&self, membership: &Membership, bundle: &Bundle, pki: &Pki) -> StoreConfig {
+        let mut config = StoreConfig::new(membership.id, self.data_dir.join("store"));
+        config.joined = membership.joined;
         config.cluster_id.clone_from(&bundle.cluster_id);
         config.peer_listen = self.peer_listen;
         config.peer_advertise = self.peer_address();
@@ -158,7 +159,7 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     listener.set_nonblocking(true).context("cannot prepare the API's socket")?;
     let (membership, bundle, joiner) = identify(&config).await?;
     let pki = Arc::new(Pki::new(bundle.clone(), config.names(), crate::clock::now())?);
-    let store = Store::open(config.store(membership.id, &bundle, &pki)).await?;
+    let store = Store::open(config.store(&membership, &bundle, &pki)).await?;
     if !membership.joined {
         match &joiner {
             None => store.initialize().await?,
@@ -169,7 +170,7 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     let kinds = Arc::new(Registry::with_builtins());
     let door = Door::new(store.clone(), bundle.clone()).context("the bundle's join token is damaged")?;
     let settings = settings(&config, &bundle, &pki)?;
-    let extra_store = store.clone();
+    let raft_api = RaftApi::new(store.clone(), bundle.clone());
     let content = trierarch_images::Store::open(&config.images_dir).context("cannot open the content store of images")?;
     let images = trierarch_images::registry::Registry::new(content.clone(), trierarch_images::registry::RegistryConfig::default());
     let replication = Arc::new(Replication::new(content, store.clone(), Arc::clone(&pki.agents), bundle.cluster.certificate_pem.clone()));
@@ -183,7 +184,7 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
                 door.mount(routes);
                 registry::mount(routes, api, &images, &replication);
                 replication.mount(routes, api);
-                raft_api::mount(routes, &extra_store);
+                raft_api.mount(routes);
             })),
         },
         store.clone(),

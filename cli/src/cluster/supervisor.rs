@@ -37,6 +37,8 @@ pub enum Order {
     StopNode(String),
     /// Start it again.
     StartNode(String),
+    /// Set a master's directory aside and start it with an empty one.
+    ReplaceMaster(String),
     /// What runs.
     Status,
     /// End everything and remove what was made.
@@ -290,6 +292,7 @@ impl Supervisor {
         let outcome = match order {
             Order::StopNode(name) => self.stop_node(name).await,
             Order::StartNode(name) => self.start_stopped_node(name),
+            Order::ReplaceMaster(name) => self.empty_master(name).await,
             Order::Status | Order::Down => Ok(()),
         };
         let parts = self.topology.masters.iter().chain(&self.topology.nodes).map(|host| {
@@ -315,6 +318,22 @@ impl Supervisor {
         process.signal(Signal::SIGKILL);
         process.gone().await;
         cgroup::remove(&self.topology.node_cgroup(&host), STOP_PATIENCE).await
+    }
+
+    /// Ends a master and sets its directory aside. It is started again as ever after its end, and joins the others as a new one.
+    async fn empty_master(&mut self, name: &str) -> anyhow::Result<()> {
+        let host = self.topology.masters.iter().find(|host| host.name == name).with_context(|| format!("no master {name:?}"))?;
+        if let Some(process) = self.running.get(name) {
+            process.end(STOP_PATIENCE).await;
+        }
+        let directory = self.topology.master_dir(host);
+        let aside = directory.with_file_name(format!("{name}.replaced-{}", jiff::Timestamp::now().as_second()));
+        match std::fs::rename(&directory, &aside) {
+            Ok(()) => tracing::warn!(part = name, aside = %aside.display(), "Set a master's directory aside"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot set {} aside", directory.display())),
+        }
+        Ok(())
     }
 
     fn start_stopped_node(&mut self, name: &str) -> anyhow::Result<()> {

@@ -1,16 +1,28 @@
-//! `trierarch raft`: the state of the replicated store, member by member.
+//! `trierarch raft`: look at the replicated store, move leadership and members, save it and bring it back.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use serde_json::Value;
-use trierarch_client::{Client, Config, Request, kubeconfig};
-
-use crate::cluster::topology::{API_PORT, Host, Topology};
+mod backup;
+mod disaster;
+mod events;
+mod members;
+mod progress;
+mod reach;
+mod status;
 
 /// Arguments of `raft`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  trierarch raft status                        term, leader and log of every master
+  trierarch raft events -f                     elections and commits as they happen
+  trierarch raft transfer m2                   hand leadership to m2
+  trierarch raft replace m3                    m3 has lost its disk: give it a new place in the cluster
+  trierarch raft backup /backup/today          one file, taken while the cluster serves
+  trierarch raft backup verify /backup/today   read it again and compare its checksum
+
+Without a cluster of trierarch up on this machine, the masters are found through $KUBECONFIG and named by their numbers.
+What each verb needs, and what to do when a quorum is lost for good: docs/how-to/operate-the-store.md")]
 pub struct Args {
     /// Where the cluster is kept
     #[arg(long, default_value = crate::DEFAULT_DATA_DIR, env = "TRIERARCH_DATA_DIR")]
@@ -29,105 +41,67 @@ pub enum Action {
         #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
         output: String,
     },
+    /// How things are on every master now: part, vote, leader, log; with -f, what happens from now on
+    Events(events::Args),
     /// Hand leadership to another master
     Transfer {
         /// Its name, such as m2; the most advanced one if left out
         to: Option<String>,
     },
+    /// Let the master that leads hand leadership to another
+    StepDown,
+    /// Let a master begin an election, even though a leader lives
+    Campaign {
+        /// Its name, such as m2
+        master: String,
+    },
+    /// Take a master out of the cluster for good: its number is never used again
+    Remove {
+        /// Its name, such as m2, or its number
+        master: String,
+    },
+    /// Give a master that has lost its disk, or is damaged, a new place in the cluster
+    Replace {
+        /// Its name, such as m2
+        master: String,
+        /// How many seconds it may take until it votes again
+        #[arg(long, default_value_t = 120)]
+        timeout: u64,
+    },
+    /// Save the whole state into one file, while the cluster serves
+    Backup(backup::Args),
+    /// Make the directory of the first master of a new cluster from a backup
+    Restore(disaster::RestoreArgs),
+    /// Let one master go on alone after the others are lost for good
+    Recover(disaster::RecoverArgs),
 }
 
 /// Carries it out.
 ///
 /// # Errors
-/// When no master answers.
+/// When no master answers, or what it refuses.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let data_dir = std::path::absolute(&args.data_dir)?;
-    let topology = crate::cluster::load(&data_dir)?
-        .with_context(|| format!("no cluster is up in {}: start one with trierarch up", data_dir.display()))?;
-    let resolved = kubeconfig::load(&[topology.kubeconfig()])?.resolve(None, "trierarch-raft")?;
+    let reach = || reach::Reach::find(&data_dir);
+    // what needs no running cluster
+    match &args.action {
+        Action::Restore(args) => return disaster::restore(args),
+        Action::Recover(args) => return disaster::recover(args),
+        Action::Backup(backup::Args { action: Some(backup::Action::Verify { file }), .. }) => return backup::verify(file),
+        _ => {}
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match &args.action {
-            Action::Status { output } => {
-                let mut rows = Vec::new();
-                for host in &topology.masters {
-                    rows.push((host.name.clone(), status_of(host, &resolved.config).await));
-                }
-                show(&rows, output)
-            }
-            Action::Transfer { to } => {
-                let query = match to {
-                    None => String::new(),
-                    Some(name) => format!("?to={}", member_id(&topology, &resolved.config, name).await?),
-                };
-                let client = Client::new(resolved.config)?;
-                client
-                    .request(Request { method: http::Method::POST, path: format!("/raft/v1/transfer{query}"), ..Request::default() })
-                    .await?;
-                println!("Leadership was handed over.");
-                Ok(())
-            }
+            Action::Status { output } => status::run(&reach().await?, output).await,
+            Action::Events(args) => events::run(&reach().await?, args).await,
+            Action::Transfer { to } => members::transfer(&reach().await?, to.as_deref()).await,
+            Action::StepDown => members::step_down(&reach().await?).await,
+            Action::Campaign { master } => members::campaign(&reach().await?, master).await,
+            Action::Remove { master } => members::remove(&reach().await?, master).await,
+            Action::Replace { master, timeout } => members::replace(&reach().await?, master, *timeout).await,
+            Action::Backup(args) => backup::run(&reach().await?, args).await,
+            Action::Restore(_) | Action::Recover(_) => Ok(()),
         }
     })
-}
-
-async fn status_of(host: &Host, config: &Config) -> Result<Value, trierarch_client::Error> {
-    let mut config = config.clone();
-    config.servers = vec![format!("https://{}:{}", host.address, API_PORT)];
-    config.timeout = Duration::from_secs(2);
-    Client::new(config)?.get("/raft/v1/status").await
-}
-
-/// The number by which the store knows a master.
-async fn member_id(topology: &Topology, config: &Config, name: &str) -> anyhow::Result<u64> {
-    let names = || topology.masters.iter().map(|host| host.name.as_str()).collect::<Vec<_>>().join(", ");
-    let host =
-        topology.masters.iter().find(|host| host.name == name).with_context(|| format!("no master {name:?}; there are {}", names()))?;
-    let status = status_of(host, config).await.with_context(|| format!("master {name} does not answer"))?;
-    status["node_id"].as_u64().with_context(|| format!("master {name} does not say which member it is"))
-}
-
-/// A number as text, so that it can be aligned.
-fn number(value: &Value) -> String {
-    value.as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string())
-}
-
-fn show(rows: &[(String, Result<Value, trierarch_client::Error>)], output: &str) -> anyhow::Result<()> {
-    if output == "json" {
-        let all: serde_json::Map<String, Value> = rows
-            .iter()
-            .map(|(name, status)| (name.clone(), status.as_ref().map_or_else(|error| Value::String(error.to_string()), Value::clone)))
-            .collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
-        return Ok(());
-    }
-    println!(
-        "{:<8}{:<11}{:>6}{:>8}{:>10}{:>11}{:>10}{:>11}",
-        "MASTER", "ROLE", "TERM", "LEADER", "LAST LOG", "COMMITTED", "APPLIED", "REVISION"
-    );
-    for (name, status) in rows {
-        match status {
-            Ok(status) => println!(
-                "{:<8}{:<11}{:>6}{:>8}{:>10}{:>11}{:>10}{:>11}",
-                name,
-                status["role"].as_str().unwrap_or_default(),
-                number(&status["term"]),
-                status["leader"].as_u64().map_or_else(|| "-".to_owned(), |id| id.to_string()),
-                number(&status["last_log"]),
-                number(&status["committed"]),
-                number(&status["applied"]),
-                number(&status["revision"])
-            ),
-            Err(error) => println!("{name:<8}{error}"),
-        }
-    }
-    for (name, status) in rows {
-        let Ok(status) = status else { continue };
-        for field in ["no_quorum", "read_only"] {
-            if let Some(why) = status[field].as_str() {
-                println!("{name}: {}: {why}", field.replace('_', " "));
-            }
-        }
-    }
-    Ok(())
 }

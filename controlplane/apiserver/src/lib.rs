@@ -39,6 +39,7 @@ pub mod service_ip;
 pub mod subresource;
 
 pub mod proxy;
+pub mod raft_access;
 
 pub mod local;
 pub mod routes;

@@ -16,6 +16,7 @@ use crate::authenticate::{self, Headers, Peer, TokenUser};
 use crate::dispatch::{Answer, Body, Call, handle};
 use crate::identity::User;
 use crate::pipeline::decode::BODY_BYTES_MAX;
+use crate::raft_access;
 use crate::request::{Options, RequestInfo};
 
 /// Smaller answers are not worth compressing.
@@ -125,7 +126,11 @@ impl ApiServer {
     /// 401, 403
     pub fn require_nonresource(&self, request: &HttpRequest) -> Result<User, ApiError> {
         let user = self.authenticate_http(request)?;
-        let info = RequestInfo::parse(request.method().as_str(), request.uri().path(), &Options::default());
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let mut info = RequestInfo::parse(method, path, &Options::default());
+        if let Some(verb) = raft_access::verb(method, path) {
+            info.verb = verb.to_owned();
+        }
         self.authorize(&user, &info)?;
         Ok(user)
     }

@@ -11,7 +11,7 @@ use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, Server, ServerHandle as ActixHandle, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
-use actix_web::{App, web};
+use actix_web::{App, HttpMessage as _, web};
 use bytes::BytesMut;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
@@ -158,9 +158,14 @@ async fn accept(
 async fn guard(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if routes::guarded(request.path())
         && let Some(api) = request.app_data::<web::Data<Arc<ApiServer>>>().cloned()
-        && let Err(error) = api.require_nonresource(request.request())
     {
-        return Ok(request.into_response(routes::refuse(&error)));
+        match api.require_nonresource(request.request()) {
+            // for handlers that log who asked
+            Ok(user) => {
+                request.extensions_mut().insert(user);
+            }
+            Err(error) => return Ok(request.into_response(routes::refuse(&error))),
+        }
     }
     next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }

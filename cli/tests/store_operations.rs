@@ -1,0 +1,289 @@
+//! What an operator does to the store with the program itself, on masters that share nothing: look, save, remove and join, restore, recover.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use trierarch_client::tls::ClientIdentity;
+use trierarch_client::{Client, Config};
+use trierarch_controlplane::identity::{Bundle, LeafRequest, pki};
+
+/// A master process; it ends with the test.
+struct Master {
+    child: Child,
+    api: u16,
+    peer: u16,
+    dir: PathBuf,
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _ended_already = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Master {
+    fn start(dir: &Path, name: &str, more: &[&str]) -> Self {
+        Self::start_at(&dir.join(name), (free_port(), free_port()), more)
+    }
+
+    fn start_at(dir: &Path, (api, peer): (u16, u16), more: &[&str]) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_trierarch"))
+            .args(["server", "--name", "m", "--listen", &format!("127.0.0.1:{api}"), "--peer-listen", &format!("127.0.0.1:{peer}")])
+            .arg("--data-dir")
+            .arg(dir)
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, api, peer, dir: dir.to_owned() }
+    }
+
+    /// Ends it as a power cut does; returns where it was.
+    fn kill(mut self) -> (PathBuf, (u16, u16)) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.dir.clone(), (self.api, self.peer))
+    }
+
+    fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.api)
+    }
+}
+
+/// An administrator and his program.
+struct Operator {
+    dir: PathBuf,
+    bundle: Bundle,
+}
+
+impl Operator {
+    fn client(&self, master: &Master) -> Client {
+        let admin = self.bundle.cluster.issue(&LeafRequest::client("admin", Some("system:masters")), jiff::Timestamp::now()).unwrap();
+        self.client_of(master, &admin.certificate_pem, &admin.key_pem)
+    }
+
+    fn client_of(&self, master: &Master, certificate: &str, key: &str) -> Client {
+        let identity = ClientIdentity::from_pem(certificate, key).unwrap();
+        let tls = Arc::new(trierarch_client::tls::config(&self.bundle.cluster.certificate_pem, Some(identity)).unwrap());
+        Client::new(Config {
+            servers: vec![master.url()],
+            tls,
+            token: None,
+            user_agent: "test".to_owned(),
+            timeout: Duration::from_secs(5),
+        })
+        .unwrap()
+    }
+
+    /// `trierarch raft`, with a kubeconfig that leads to `master`.
+    fn raft(&self, master: &Master, args: &[&str]) -> Output {
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let admin = self.bundle.cluster.issue(&LeafRequest::client("admin", Some("system:masters")), jiff::Timestamp::now()).unwrap();
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": master.url(), "certificate-authority-data": encode(&self.bundle.cluster.certificate_pem)}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {
+                "client-certificate-data": encode(&admin.certificate_pem), "client-key-data": encode(&admin.key_pem)}}],
+        });
+        let path = self.dir.join("kubeconfig");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let nowhere = self.dir.join("nowhere");
+        Command::new(env!("CARGO_BIN_EXE_trierarch"))
+            .arg("raft")
+            .arg("--data-dir")
+            .arg(nowhere)
+            .args(args)
+            .env("KUBECONFIG", path)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn succeeds(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(output));
+    text(output)
+}
+
+fn fails(output: &Output) -> String {
+    assert!(!output.status.success(), "{}", text(output));
+    text(output)
+}
+
+async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    for _ in 0..1200 {
+        ticks.tick().await;
+        if let Some(found) = look().await {
+            return found;
+        }
+    }
+    panic!("waited in vain: {what}");
+}
+
+async fn until_voters(client: &Client, count: usize) -> Vec<u64> {
+    eventually("all members vote", async || {
+        let status: Value = client.get("/raft/v1/status").await.ok()?;
+        let voters = status["members"].as_array()?.iter().filter(|member| member["role"] == "Voter");
+        let ids: Vec<u64> = voters.filter_map(|member| member["id"].as_u64()).collect();
+        (ids.len() == count).then_some(ids)
+    })
+    .await
+}
+
+async fn until_readable(client: &Client, path: &str) -> Value {
+    eventually(path, async || client.get::<Value>(path).await.ok()).await
+}
+
+fn config_map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": {"k": "v"}})
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_saved_lost_and_brought_back() {
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let first = Master::start(dir.path(), "m1", &["--init"]);
+    let bundle = eventually("the first master's secrets", async || pki::load_bundle(&first.dir).ok().flatten()).await;
+    let token_file = dir.path().join("token");
+    std::fs::write(&token_file, bundle.token().unwrap().to_string()).unwrap();
+    let token_file = token_file.to_str().unwrap();
+    let operator = Operator { dir: dir.path().to_owned(), bundle };
+    let client = operator.client(&first);
+    until_readable(&client, "/api/v1/namespaces/default").await;
+    let url = first.url();
+    let join = ["--join", url.as_str(), "--token-file", token_file];
+    let second = Master::start(dir.path(), "m2", &join);
+    until_voters(&client, 2).await;
+    let third = Master::start(dir.path(), "m3", &join);
+    assert_eq!(until_voters(&client, 3).await, [1, 2, 3]);
+    let kept: Value = client.create(MAPS, &config_map("kept")).await.unwrap();
+
+    // what each verb shows
+    let shown = succeeds(&operator.raft(&second, &["status"]));
+    assert_eq!(shown.lines().filter(|line| line.contains("leader") || line.contains("follower")).count(), 3, "{shown}");
+    let shown = succeeds(&operator.raft(&second, &["events", "--master", "2"]));
+    assert!(shown.contains("voters {1, 2, 3}") && shown.contains("committed"), "{shown}");
+    succeeds(&operator.raft(&second, &["transfer", "2"]));
+    let refused = fails(&operator.raft(&second, &["campaign", "2"]));
+    assert!(refused.contains("this member leads already"), "{refused}");
+    succeeds(&operator.raft(&second, &["step-down"]));
+
+    // whoever may look may not save or operate
+    let viewer = operator.bundle.cluster.issue(&LeafRequest::client("viewer", None), jiff::Timestamp::now()).unwrap();
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "raft-viewer"},
+        "rules": [{"nonResourceURLs": ["/raft/v1/*"], "verbs": ["get"]}]});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "raft-viewer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "raft-viewer"},
+        "subjects": [{"kind": "User", "name": "viewer", "apiGroup": "rbac.authorization.k8s.io"}]});
+    let _role: Value = client.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role).await.unwrap();
+    let _binding: Value = client.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.unwrap();
+    let viewer = operator.client_of(&first, &viewer.certificate_pem, &viewer.key_pem);
+    until_readable(&viewer, "/raft/v1/status").await;
+    for (method, path, verb) in [(http::Method::GET, "/raft/v1/backup", "backup"), (http::Method::POST, "/raft/v1/campaign", "operate")] {
+        let request = trierarch_client::Request { method, path: path.to_owned(), ..trierarch_client::Request::default() };
+        let refused = viewer.request(request).await.err().unwrap().to_string();
+        assert!(refused.contains(&format!("cannot {verb} path \"{path}\"")), "{refused}");
+    }
+
+    // a backup from every member, and what is no backup
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let saved = succeeds(&operator.raft(&first, &["backup", &file("save"), "--from", "3"]));
+    assert!(saved.contains("checksum right") && saved.contains("from member 3"), "{saved}");
+    let refused = fails(&operator.raft(&first, &["backup", &file("save")]));
+    assert!(refused.contains("exists already"), "{refused}");
+    succeeds(&operator.raft(&first, &["backup", "verify", &file("save")]));
+    let mut damaged = std::fs::read(file("save")).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(file("damaged"), damaged).unwrap();
+    let refused = fails(&operator.raft(&first, &["backup", "verify", &file("damaged")]));
+    assert!(refused.contains("is damaged"), "{refused}");
+    let _later: Value = client.create(MAPS, &config_map("later")).await.unwrap();
+
+    // a dead master is removed, a removal too many refused, and a new one takes the free place
+    let (third_dir, _) = third.kill();
+    let refused = fails(&operator.raft(&first, &["remove", "2"]));
+    assert!(refused.contains("only 1 of 2 voters would answer, 2 are needed"), "{refused}");
+    succeeds(&operator.raft(&first, &["remove", "3"]));
+    let fourth = Master::start(dir.path(), "m4", &join);
+    assert_eq!(until_voters(&client, 3).await, [1, 2, 4]);
+
+    // a master whose log was wiped does not start under its number
+    let (second_dir, second_ports) = second.kill();
+    std::fs::remove_dir_all(second_dir.join("store")).unwrap();
+    let mut wiped = Master::start_at(&second_dir, second_ports, &join);
+    let ended = eventually("it ends", async || wiped.child.try_wait().unwrap()).await;
+    assert!(!ended.success());
+    let log = std::fs::read_to_string(second_dir.join("log")).unwrap();
+    assert!(log.contains("member 2 has taken part in its cluster before, but its log is gone"), "{log}");
+
+    // two of three are lost for good: one goes on with everything
+    let (_, first_ports) = first.kill();
+    let (fourth_dir, fourth_ports) = fourth.kill();
+    let nobody = operator.raft(&wiped, &["recover", "--data-dir", fourth_dir.to_str().unwrap()]);
+    let asked = fails(&nobody);
+    assert!(asked.contains("will go on alone") && asked.contains("say --yes"), "{asked}");
+    let told = succeeds(&operator.raft(&wiped, &["recover", "--data-dir", fourth_dir.to_str().unwrap(), "--yes"]));
+    assert!(told.contains("forgets    member 1 (127.0.0.1:") && told.contains("is the only one of its cluster now"), "{told}");
+    let alone = Master::start_at(&fourth_dir, fourth_ports, &[]);
+    let client = operator.client(&alone);
+    for name in ["kept", "later"] {
+        until_readable(&client, &format!("{MAPS}/{name}")).await;
+    }
+    assert_eq!(until_voters(&client, 1).await, [4]);
+    let made: Value = eventually("it takes writes", async || client.create(MAPS, &config_map("recovered")).await.ok()).await;
+    let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(version(&made) > 1_000_000_000, "{made}");
+    // and new ones join
+    let url = alone.url();
+    let fifth = Master::start(dir.path(), "m5", &["--join", &url, "--token-file", token_file]);
+    assert_eq!(until_voters(&client, 2).await, [4, 5]);
+    drop((alone, fifth));
+
+    // everything is lost: a new cluster from the backup
+    let restored = dir.path().join("restored");
+    let target = restored.to_str().unwrap();
+    let refused = fails(&operator.raft(&wiped, &["restore", &file("damaged"), "--data-dir", target, "--token-file", token_file]));
+    assert!(refused.contains("is damaged"), "{refused}");
+    let refused = fails(&operator.raft(&wiped, &["restore", &file("save"), "--data-dir", target]));
+    assert!(refused.contains("give --token-file"), "{refused}");
+    let refused =
+        fails(&operator.raft(&wiped, &["restore", &file("save"), "--data-dir", third_dir.to_str().unwrap(), "--token-file", token_file]));
+    assert!(refused.contains("holds a master already"), "{refused}");
+    succeeds(&operator.raft(&wiped, &["restore", &file("save"), "--data-dir", target, "--token-file", token_file]));
+    let master = Master::start_at(&restored, first_ports, &[]);
+    // the old administrator's certificate is as good as before
+    let client = operator.client(&master);
+    let again = until_readable(&client, &format!("{MAPS}/kept")).await;
+    assert_eq!((again["metadata"]["uid"].clone(), version(&again)), (kept["metadata"]["uid"].clone(), version(&kept)));
+    assert!(client.get::<Value>(&format!("{MAPS}/later")).await.is_err_and(|error| error.is_not_found()));
+    let made: Value = eventually("it takes writes", async || client.create(MAPS, &config_map("restored")).await.ok()).await;
+    assert!(version(&made) > 1_000_000_000, "{made}");
+    let url = master.url();
+    let sixth = Master::start(dir.path(), "m6", &["--join", &url, "--token-file", token_file]);
+    assert_eq!(until_voters(&client, 2).await.len(), 2);
+    drop(sixth);
+}
