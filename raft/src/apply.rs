@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::command::{Cause, Guard, Key, NodeId, Op, Outcome, Refusal, Revision, Term, Txn, TxnId};
+#[cfg(feature = "planted")]
+use crate::planted;
 use crate::records::{HistoryChange, HistoryRow, HistoryVersion, ObjectRow};
 use crate::view::{Record, View};
 use crate::watch::{Event, EventKind};
@@ -76,7 +78,10 @@ pub(crate) enum Write {
 pub(crate) fn decide(state: &State, at: Position, txn: &Txn, after_index: u64) -> Decision {
     let revision = state.view.revision();
     let unchanged = |outcome, remember| Decision { outcome, changes: Vec::new(), revision, remember };
-    if let Some(outcome) = state.outcomes.get(txn.id) {
+    let known = state.outcomes.get(txn.id);
+    #[cfg(feature = "planted")]
+    let known = known.filter(|_| !planted::is_planted(planted::Bug::ApplyTwice));
+    if let Some(outcome) = known {
         return unchanged(outcome.clone(), None);
     }
     if after_index < state.outcomes.forgotten_index() {
@@ -85,11 +90,16 @@ pub(crate) fn decide(state: &State, at: Position, txn: &Txn, after_index: u64) -
     if let Some(refusal) = first_refusal(&state.view, at.term, &txn.guards) {
         return unchanged(Outcome::Refused(refusal), Some(txn.id));
     }
-    let changes = changes(&state.view, &txn.ops, revision + 1);
+    let next = revision + 1;
+    #[cfg(feature = "planted")]
+    let only_deletes = txn.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+    #[cfg(feature = "planted")]
+    let next = if only_deletes && planted::is_planted(planted::Bug::ReuseRevision) { revision } else { next };
+    let changes = changes(&state.view, &txn.ops, next);
     if changes.is_empty() {
         return unchanged(Outcome::At(revision), Some(txn.id));
     }
-    Decision { outcome: Outcome::At(revision + 1), changes, revision: revision + 1, remember: Some(txn.id) }
+    Decision { outcome: Outcome::At(next), changes, revision: next, remember: Some(txn.id) }
 }
 
 /// Whether a guard holds for a key's actual revision and the expected one.
@@ -99,6 +109,8 @@ type Holds = fn(Option<Revision>, Revision) -> bool;
 fn first_refusal(view: &View, term: Term, guards: &[Guard]) -> Option<Refusal> {
     guards.iter().zip(0_u32..).find_map(|(guard, number)| {
         let (key, holds): (&Key, Holds) = match guard {
+            #[cfg(feature = "planted")]
+            Guard::Term(_) if planted::is_planted(planted::Bug::IgnoreFence) => return None,
             Guard::Term(expected) => return (*expected != term).then_some(Refusal { guard: number, actual: None }),
             Guard::Revision { key, .. } => (key, |actual, expected| actual == Some(expected)),
             Guard::Absent { key } => (key, |actual, _| actual.is_none()),

@@ -31,6 +31,8 @@ mod members;
 mod network;
 mod open;
 mod past;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod quorum;
 mod raft_types;
 mod read_index;

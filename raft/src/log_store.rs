@@ -19,6 +19,8 @@ use crate::columns::LogColumn;
 use crate::command::{Command, Durability};
 use crate::environment::{Environment, Observation, Simulation};
 use crate::keys;
+#[cfg(feature = "planted")]
+use crate::planted;
 use crate::raft_types::{self, Entry, EntryPayload, LogId, TypeConfig, Vote};
 use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, RunRecord, VoteRecord};
 use crate::store::OpenError;
@@ -265,10 +267,11 @@ impl Drop for Inner {
 /// Flushes once for all requests that are queued, then answers them in their order: to the disk if one of them must be there, otherwise
 /// to the operating system, where the end of this process cannot harm them. Ends when the log is dropped.
 fn sync_loop(db: &DB, requests: &mpsc::Receiver<SyncRequest>, syncs: &AtomicU64) {
+    let mut failed = None;
     while let Ok(first) = requests.recv() {
         let batch: Vec<SyncRequest> = std::iter::once(first).chain(requests.try_iter()).collect();
         let to_disk = batch.iter().any(|request| request.durability() == Durability::Disk);
-        let result = db.flush_wal(to_disk).map_err(rocksdb::Error::into_string);
+        let result = unless_failed(&mut failed, || db.flush_wal(to_disk).map_err(rocksdb::Error::into_string));
         syncs.fetch_add(u64::from(to_disk), Ordering::Relaxed);
         answer(batch, &result);
     }
@@ -282,17 +285,29 @@ async fn sync_simulated(
     syncs: Arc<AtomicU64>,
     simulation: Arc<dyn Simulation>,
 ) {
+    let mut failed = None;
     while let Some(first) = requests.recv().await {
         let batch: Vec<SyncRequest> = std::iter::once(first).chain(std::iter::from_fn(|| requests.try_recv().ok())).collect();
         let to_disk = batch.iter().any(|request| request.durability() == Durability::Disk);
+        #[cfg(feature = "planted")]
+        let to_disk = to_disk && !planted::is_planted(planted::Bug::AcknowledgeBeforeSync);
         let ready = if to_disk { simulation.before_sync(&path).await } else { Ok(()) };
-        let result = ready.map_err(|error| error.to_string()).and_then(|()| db.flush_wal(to_disk).map_err(rocksdb::Error::into_string));
+        let flush = || ready.map_err(|error| error.to_string()).and_then(|()| db.flush_wal(to_disk).map_err(rocksdb::Error::into_string));
+        let result = unless_failed(&mut failed, flush);
         syncs.fetch_add(u64::from(to_disk), Ordering::Relaxed);
         if to_disk && result.is_ok() {
             simulation.after_sync(&path);
         }
         answer(batch, &result);
     }
+}
+
+/// After the first failure nobody knows what the disk holds, whatever it says later: every further sync fails, too.
+fn unless_failed(failed: &mut Option<String>, sync: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    if let Some(error) = failed {
+        return Err(error.clone());
+    }
+    sync().inspect_err(|error| *failed = Some(error.clone()))
 }
 
 fn answer(batch: Vec<SyncRequest>, result: &Result<(), String>) {
@@ -443,6 +458,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        #[cfg(feature = "planted")]
+        if planted::is_planted(planted::Bug::VoteTwice) {
+            // remembered until the next start only
+            let VoteRecord { term, voted_for, committed } = VoteRecord::from(vote);
+            self.inner.environment.observe(|| Observation::Voted { term, voted_for, committed });
+            self.inner.tail.lock().vote = Some(*vote);
+            return Ok(());
+        }
         self.inner.put_meta(keys::LOG_VOTE, &records::encode(&VoteRecord::from(vote)))?;
         let (done, synced) = oneshot::channel();
         self.inner.request_sync(SyncRequest::Vote(done))?;

@@ -18,6 +18,8 @@ use crate::store::{Member, MemberRole, StoreError};
 
 /// A learner that lacks no more entries than this becomes a voter: the rest arrives within a round trip.
 const PROMOTION_LAG_ENTRIES: u64 = 64;
+/// Between two attempts to promote a learner.
+const PROMOTION_PAUSE: Duration = Duration::from_millis(100);
 /// A peer that has answered within this time counts as living.
 const LIVING: Duration = Duration::from_secs(2);
 /// Between two attempts to change the membership.
@@ -139,7 +141,11 @@ impl Core {
                 match self.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await {
                     Ok(_) => tracing::info!(node = id, "Promoted a member to voter"),
                     // a change is under way, or leadership is: look again at the next news
-                    Err(error) => tracing::debug!(node = id, %error, "Could not promote a member yet"),
+                    Err(error) => {
+                        tracing::debug!(node = id, %error, "Could not promote a member yet");
+                        // asking is news, too
+                        tokio::time::sleep(PROMOTION_PAUSE).await;
+                    }
                 }
             }
             tokio::select! {
@@ -181,8 +187,9 @@ impl Core {
 fn ready_to_vote(metrics: &Metrics) -> Option<NodeId> {
     let replication = metrics.replication.as_ref()?;
     let membership = metrics.membership_config.membership();
-    // one change at a time
-    if membership.get_joint_config().len() != 1 {
+    // one change at a time: the last one must be committed
+    let changed_at = metrics.membership_config.log_id().map(|id| id.index());
+    if membership.get_joint_config().len() != 1 || changed_at > metrics.last_applied.map(|id| id.index()) {
         return None;
     }
     let last = metrics.last_log_index.unwrap_or(0);

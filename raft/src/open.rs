@@ -75,7 +75,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
             }
             let (state_open, log_is_complete) = (parking_lot::Mutex::new(Some(state_open)), log.is_complete());
             let open_state = || -> Result<_, OpenError> {
-                let state = StateDb::open_current(&state_dir, None)?;
+                let state = StateDb::open_current_on(&environment, &state_dir, None)?;
                 let damaged = |error: std::io::Error| OpenError { path: state_dir.clone(), reason: damage(&error.to_string()) };
                 let loaded = state.load().map_err(damaged)?;
                 state.tell_when_closed(state_open.lock().take());

@@ -16,6 +16,7 @@ use crate::apply::{HistoryHead, State, Write};
 use crate::columns::StateColumn;
 use crate::command::{Key, NodeId, Revision};
 use crate::drop_signal::DropSignal;
+use crate::environment::Environment;
 use crate::keys;
 use crate::log_store::{damage, open_failure};
 use crate::records::{self, HistoryRow, ObjectRow, OutcomeRow, StateMeta};
@@ -30,6 +31,7 @@ const CURRENT: &str = "current";
 pub(crate) struct StateDb {
     db: DB,
     path: PathBuf,
+    environment: Environment,
     /// A newer generation has replaced this one.
     obsolete: AtomicBool,
     /// Told when the last generation is closed.
@@ -50,6 +52,14 @@ impl StateDb {
     /// # Errors
     /// The directory is locked, not writable or damaged; the reason says what to do.
     pub(crate) fn open_current(state_dir: &Path, closed: Option<DropSignal>) -> Result<Self, OpenError> {
+        Self::open_current_on(&Environment::default(), state_dir, closed)
+    }
+
+    /// As [`StateDb::open_current`], on a machine that may be simulated.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_current_on(environment: &Environment, state_dir: &Path, closed: Option<DropSignal>) -> Result<Self, OpenError> {
         let failed = |error: io::Error| OpenError { path: state_dir.to_owned(), reason: error.to_string() };
         fs::create_dir_all(state_dir).map_err(failed)?;
         let name = match fs::read_to_string(state_dir.join(CURRENT)) {
@@ -63,7 +73,7 @@ impl StateDb {
         if name.parse::<u64>().is_err() {
             return Err(failed(io::Error::other(damage(&format!("{CURRENT} names {name:?}")))));
         }
-        let db = Self::open(&state_dir.join(&name), closed)?;
+        let db = Self::open(environment, &state_dir.join(&name), closed)?;
         // generations and half-received snapshots that nothing refers to
         for entry in fs::read_dir(state_dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -76,11 +86,22 @@ impl StateDb {
         Ok(db)
     }
 
-    fn open(path: &Path, closed: Option<DropSignal>) -> Result<Self, OpenError> {
-        let families = StateColumn::ALL.map(|column| rocksdb::ColumnFamilyDescriptor::new(column.name(), family_options()));
+    fn open(environment: &Environment, path: &Path, closed: Option<DropSignal>) -> Result<Self, OpenError> {
+        let families = StateColumn::ALL.map(|column| {
+            let mut options = family_options();
+            // a simulation repeats only if no thread of RocksDB decides how many files there are
+            options.set_disable_auto_compactions(environment.simulation().is_some());
+            rocksdb::ColumnFamilyDescriptor::new(column.name(), options)
+        });
         let db = DB::open_cf_descriptors(&database_options(), path, families)
             .map_err(|error| OpenError { path: path.to_owned(), reason: open_failure(&error) })?;
-        Ok(Self { db, path: path.to_owned(), obsolete: AtomicBool::new(false), closed: parking_lot::Mutex::new(closed) })
+        Ok(Self {
+            db,
+            path: path.to_owned(),
+            environment: environment.clone(),
+            obsolete: AtomicBool::new(false),
+            closed: parking_lot::Mutex::new(closed),
+        })
     }
 
     /// Tells `closed` when the last generation is closed.
@@ -102,7 +123,7 @@ impl StateDb {
         }
         fs::rename(incoming, &path)?;
         fs::File::open(&path)?.sync_all()?;
-        let next = Self::open(&path, self.closed.lock().take()).map_err(|error| io::Error::other(error.to_string()))?;
+        let next = Self::open(&self.environment, &path, self.closed.lock().take()).map_err(|error| io::Error::other(error.to_string()))?;
         set_current(state_dir, &name)?;
         self.obsolete.store(true, Ordering::Release);
         Ok(next)
@@ -149,7 +170,15 @@ impl StateDb {
         options.create_if_missing(false);
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| io::Error::other(format!("{}: {}", path.display(), error.into_string())))?;
-        let meta = Self { db, path: path.to_owned(), obsolete: AtomicBool::new(false), closed: parking_lot::Mutex::default() }.meta();
+        let checkpoint = Self {
+            db,
+            path: path.to_owned(),
+            environment: Environment::default(),
+            obsolete: AtomicBool::new(false),
+            closed: parking_lot::Mutex::default(),
+        };
+        let meta = checkpoint.meta();
+        drop(checkpoint);
         // the read-only handle leaves an information log behind
         for entry in fs::read_dir(path)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with("LOG") {

@@ -385,6 +385,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`] when no leader could confirm it in time, [`StoreError::Closed`].
     pub async fn linearizable_view(&self, deadline: Duration) -> Result<View, StoreError> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is_planted(crate::planted::Bug::SkipReadIndex) {
+            return Ok(self.view());
+        }
         let core = Arc::clone(&self.inner.core);
         let reads = self.inner.reads.clone();
         let deadline = clock::deadline(deadline);

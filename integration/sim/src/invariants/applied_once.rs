@@ -1,0 +1,29 @@
+//! A transaction changes something at most once, however often it is proposed.
+
+use std::collections::BTreeMap;
+
+use trierarch_raft::TxnId;
+
+use super::{Invariant, history::History};
+use crate::event::Event;
+
+/// The rule, and where transactions changed something.
+#[derive(Default)]
+pub(super) struct AppliedOnce {
+    changed_at: BTreeMap<TxnId, u64>,
+}
+
+impl Invariant for AppliedOnce {
+    fn name(&self) -> &'static str {
+        "a repeated proposal is applied once"
+    }
+
+    fn see(&mut self, event: &Event, _history: &History) -> Result<(), String> {
+        let Event::Applied { index, txn: Some(txn), changes, .. } = event else { return Ok(()) };
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let first = *self.changed_at.entry(txn.id).or_insert(*index);
+        if first == *index { Ok(()) } else { Err(format!("transaction {:?} was applied at entries {first} and {index}", txn.id)) }
+    }
+}

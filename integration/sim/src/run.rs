@@ -1,0 +1,253 @@
+//! The story of one seed: a group is founded, things go wrong while clients write, read and watch; then everything heals, and the group must
+//! go on and agree.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use trierarch_raft::{Member as Membership, MemberRole, NodeId};
+
+use crate::clients::{self, Clients};
+use crate::dice::Dice;
+use crate::entropy;
+use crate::event::{Answer, Event, Question};
+use crate::faults::Faults;
+use crate::invariants::Invariants;
+use crate::network::address_of;
+use crate::plan::Plan;
+use crate::trace::Trace;
+use crate::watchers::Watchers;
+use crate::world::World;
+
+/// Founding takes so long at most, in simulated milliseconds.
+const FOUNDING_MAX_MS: u64 = 20_000;
+/// Real time after which a run counts as stuck: time stands still in the simulated world while a member computes.
+const REAL_TIME_MAX: Duration = Duration::from_secs(100);
+/// So long after everything has healed, the group must have gone on and agreed.
+const RECOVERY_MAX_MS: u64 = 30_000;
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The same only if all events are.
+    pub digest: u64,
+    /// How many events there were.
+    pub events: u64,
+    /// How long it took in the simulated world.
+    pub simulated_ms: u64,
+    /// Committed entries.
+    pub entries: u64,
+    /// What went wrong that must not, with the last events before it.
+    pub failure: Option<String>,
+}
+
+/// Runs a seed. The first run of a process is the one that repeats (see [`entropy`]).
+///
+/// # Panics
+/// The simulation itself does.
+pub fn run(seed: u64, show: Option<fn(&str)>) -> Outcome {
+    let running = move || {
+        entropy::seed_this_thread(seed);
+        let mut story = match Story::new(seed, show) {
+            Ok(story) => story,
+            Err(error) => {
+                return Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, failure: Some(format!("{error:#}")) };
+            }
+        };
+        let told = story.tell();
+        let failure = told.err().map(|error| format!("{error:#}\nthe last events:\n{}", story.trace.last().join("\n")));
+        Outcome {
+            digest: story.trace.digest(),
+            events: story.trace.count(),
+            simulated_ms: story.world.now_ms(),
+            entries: story.invariants.history().last_index().unwrap_or(0),
+            failure,
+        }
+    };
+    // a thread of its own: its hash maps begin with its own seed
+    let (told, telling) = mpsc::channel();
+    let thread = std::thread::spawn(move || drop(told.send(running())));
+    match telling.recv_timeout(REAL_TIME_MAX) {
+        Ok(outcome) => outcome,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, failure: Some("a member is busy without end".into()) }
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            let panicked = thread.join().err().map_or_else(String::new, |panic| format!("{:?}", panic.downcast_ref::<String>()));
+            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, failure: Some(format!("panicked: {panicked}")) }
+        }
+    }
+}
+
+struct Story {
+    world: World,
+    clients: Clients,
+    watchers: Watchers,
+    trace: Trace,
+    invariants: Invariants,
+}
+
+impl Story {
+    fn new(seed: u64, show: Option<fn(&str)>) -> anyhow::Result<Self> {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::new(&mut dice);
+        let clients = Clients::new(dice.split(), plan.clients);
+        let watchers = Watchers::new(dice.split(), plan.watches);
+        let world = World::new(plan, dice)?;
+        Ok(Self { world, clients, watchers, trace: Trace::new(show), invariants: Invariants::default() })
+    }
+
+    fn tell(&mut self) -> anyhow::Result<()> {
+        self.found()?;
+        let mut faults = Faults::new(self.world.dice.split(), self.world.plan.members, self.world.now_ms());
+        let end_ms = self.world.now_ms() + u64::try_from(self.world.plan.turmoil.as_millis())?;
+        while self.world.now_ms() < end_ms {
+            faults.step(&mut self.world)?;
+            self.step(true)?;
+        }
+        faults.heal(&mut self.world)?;
+        self.recover(&mut faults)
+    }
+
+    /// One tick, and what it brings.
+    fn step(&mut self, asking: bool) -> anyhow::Result<()> {
+        self.clients.step(&self.world, asking);
+        self.watchers.step(&self.world);
+        self.world.tick();
+        self.look()
+    }
+
+    fn look(&mut self) -> anyhow::Result<()> {
+        for (now_ms, event) in self.world.recorder.take() {
+            self.trace.add(now_ms, &event);
+            self.invariants.see(&event).map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until `reached` says so.
+    fn wait(&mut self, what: &str, max_ms: u64, mut reached: impl FnMut(&mut Self) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+        let end_ms = self.world.now_ms() + max_ms;
+        while !reached(self)? {
+            if self.world.now_ms() >= end_ms {
+                bail!("no progress: {what} took more than {max_ms} ms");
+            }
+            self.step(false)?;
+        }
+        Ok(())
+    }
+
+    fn found(&mut self) -> anyhow::Result<()> {
+        self.world.note(format!("{:?}", self.world.plan));
+        for id in 1..=self.world.plan.members {
+            self.world.add(id)?;
+        }
+        let founding = self.administer(1, |store: trierarch_raft::Store| async move { store.initialize().await })?;
+        self.wait("the first election", FOUNDING_MAX_MS, |_| Ok(founding.is_done()))?;
+        for id in 2..=self.world.plan.members {
+            let member = Membership { id, peer_address: address_of(id), api_address: String::new(), role: MemberRole::Voter };
+            let patience = std::time::Duration::from_millis(FOUNDING_MAX_MS);
+            let adding = self.administer(1, move |store: trierarch_raft::Store| async move { store.add_member(member, patience).await })?;
+            self.wait("adding a member", FOUNDING_MAX_MS, |_| Ok(adding.is_done()))?;
+        }
+        let members = usize::try_from(self.world.plan.members)?;
+        self.wait("promotion", FOUNDING_MAX_MS, |story| Ok(story.voters().is_some_and(|(_, voters)| voters.len() == members)))
+    }
+
+    fn administer<F, A>(&self, member: NodeId, ask: F) -> anyhow::Result<Done>
+    where
+        F: FnOnce(trierarch_raft::Store) -> A,
+        A: Future<Output = Result<(), trierarch_raft::StoreError>> + Send + 'static,
+    {
+        let member = self.world.members.get(&member).context("the first member is there")?;
+        let store = member.store().cloned().context("it runs")?;
+        let done = Done::default();
+        let told = done.clone();
+        let asking = ask(store);
+        member.spawn(async move {
+            if asking.await.is_ok() {
+                told.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        Ok(done)
+    }
+
+    /// The leader and all members of the group as it sees them, if all of them vote.
+    fn voters(&self) -> Option<(NodeId, Vec<NodeId>)> {
+        let leader = self.world.leader()?;
+        let status = self.world.members.get(&leader)?.store()?.status();
+        let all_vote = status.members.iter().all(|member| member.role == MemberRole::Voter);
+        all_vote.then(|| (leader, status.members.iter().map(|member| member.id).collect()))
+    }
+
+    /// Demands that every member of the group takes a write, and that all end with the same state and all watches come to its end.
+    fn recover(&mut self, faults: &mut Faults) -> anyhow::Result<()> {
+        let end_ms = self.world.now_ms() + RECOVERY_MAX_MS;
+        self.wait("the last questions", RECOVERY_MAX_MS, |story| {
+            faults.take_administration(&mut story.world)?;
+            Ok(!story.clients.any_waiting())
+        })?;
+        let mut group = Vec::new();
+        self.wait("a leader with a group of voters", RECOVERY_MAX_MS, |story| {
+            faults.take_administration(&mut story.world)?;
+            restart_stopped(&mut story.world)?;
+            group = story.voters().map(|(_, voters)| voters).unwrap_or_default();
+            Ok(!group.is_empty())
+        })?;
+        for id in group.clone() {
+            loop {
+                let answer = self.write_last(id)?;
+                if matches!(answer, Answer::Written(_)) {
+                    break;
+                }
+                if self.world.now_ms() >= end_ms {
+                    bail!("no progress: member {id} answered {answer:?} long after everything had healed");
+                }
+            }
+        }
+        self.wait("agreement", RECOVERY_MAX_MS, |story| {
+            let history = story.invariants.history();
+            let last = history.last_index();
+            let agreed = group.iter().all(|id| history.shown(*id) == last);
+            Ok(agreed && story.watchers.slowest() == history.revision())
+        })?;
+        self.invariants.end(&group).map_err(anyhow::Error::msg)
+    }
+}
+
+impl Story {
+    /// Writes something through a member, and waits for the answer.
+    fn write_last(&mut self, id: NodeId) -> anyhow::Result<Answer> {
+        let (question, write) = (self.clients.number(), self.clients.plain_write("group/kind/ns1/last"));
+        let patience = Duration::from_secs(5);
+        let waiting = clients::ask(&self.world, id, question, Question::Write(write), patience).context("the member runs")?;
+        let mut answer = None;
+        self.wait("an answer after everything has healed", RECOVERY_MAX_MS, |_| {
+            answer = waiting.poll();
+            Ok(answer.is_some())
+        })?;
+        let answer = answer.unwrap_or(Answer::Unknown);
+        self.world.recorder.record(Event::Answered { question, answer: answer.clone() });
+        self.step(false)?;
+        Ok(answer)
+    }
+}
+
+/// As the operator of a machine does whose store has stopped.
+fn restart_stopped(world: &mut World) -> anyhow::Result<()> {
+    let stopped = |member: &crate::member::Member| member.store().is_some_and(|store| store.status().read_only.is_some());
+    for member in world.members.values_mut().filter(|member| stopped(member)) {
+        member.stop(crate::disk::Stop::Kill, true)?;
+        member.start()?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Default)]
+struct Done(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl Done {
+    fn is_done(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
