@@ -56,16 +56,20 @@ impl Suffrage {
     }
 }
 
-/// What the doubtful member may do after it has heard from some `voters`, itself included, for `waited`. While sound voters suffice for
-/// a quorum they elect a leader by themselves, and it waits for that.
-pub(crate) fn suffrage(voters: &BTreeSet<NodeId>, heard: &BTreeMap<NodeId, Standing>, waited: Duration) -> Suffrage {
-    let quorum = voters.len() / 2 + 1;
+/// What the doubtful member may do after it has heard from some voters, itself included, for `waited`. While sound voters suffice for
+/// a quorum they elect a leader by themselves, and it waits for that, but not for ever: they may know of a change of voters that needs its
+/// vote. There are two sets of voters while they change, and a quorum is a majority of each.
+pub(crate) fn suffrage(sets: &[BTreeSet<NodeId>], heard: &BTreeMap<NodeId, Standing>, waited: Duration) -> Suffrage {
+    let is_quorum = |counts: &dyn Fn(&Standing) -> bool| {
+        sets.iter().all(|voters| voters.iter().filter(|id| heard.get(id).is_some_and(counts)).count() > voters.len() / 2)
+    };
+    let voters: BTreeSet<NodeId> = sets.iter().flatten().copied().collect();
     let standings: Vec<Standing> = voters.iter().filter_map(|id| heard.get(id)).copied().collect();
     let missing = voters.len() - standings.len();
-    let sound = standings.iter().filter(|standing| standing.doubt.is_none()).count();
     // one that lost everything had its share in quorums of which only the missing may know
     let may_go_without = waited >= MISSING_AFTER && standings.iter().all(|standing| standing.doubt != Some(Doubt::Everything));
-    if sound >= quorum || standings.len() < quorum || (missing > 0 && !may_go_without) {
+    let sound_ones_elect = waited < MISSING_AFTER && is_quorum(&|standing| standing.doubt.is_none());
+    if sound_ones_elect || !is_quorum(&|_| true) || (missing > 0 && !may_go_without) {
         return Suffrage::Abstains;
     }
     Suffrage::AtLeast(standings.iter().map(|standing| standing.last).max().flatten())
@@ -109,7 +113,17 @@ mod tests {
 
     fn check(voters: u64, heard: &[(NodeId, Standing)], waited: Duration, expected: Suffrage) {
         let heard = heard.iter().copied().collect();
-        assert_eq!(suffrage(&(1..=voters).collect(), &heard, waited), expected);
+        assert_eq!(suffrage(&[(1..=voters).collect()], &heard, waited), expected);
+    }
+
+    #[test]
+    fn both_sets_of_voters_count_while_they_change() {
+        let sets = [BTreeSet::from([1, 2]), BTreeSet::from([1, 2, 3])];
+        let heard = BTreeMap::from([(1, doubtful(at(2, 7))), (2, sound(at(2, 9))), (3, sound(at(2, 9)))]);
+        // the sound ones are a majority of three, not of two: without the doubtful one they elect nobody
+        assert_eq!(suffrage(&sets, &heard, Duration::ZERO), Suffrage::AtLeast(at(2, 9)));
+        let heard = BTreeMap::from([(1, doubtful(at(2, 7))), (3, sound(at(2, 9)))]);
+        assert_eq!(suffrage(&sets, &heard, MISSING_AFTER), Suffrage::Abstains);
     }
 
     #[test]
@@ -119,7 +133,9 @@ mod tests {
         // alone there is nobody to ask
         check(1, &[(1, doubtful(at(2, 9)))], now, longest);
         // the sound ones elect a leader
-        check(3, &[(1, doubtful(at(2, 7))), (2, sound(at(2, 9))), (3, sound(at(2, 9)))], late, Suffrage::Abstains);
+        check(3, &[(1, doubtful(at(2, 7))), (2, sound(at(2, 9))), (3, sound(at(2, 9)))], now, Suffrage::Abstains);
+        // unless they cannot: by voters of which the doubtful one has not heard yet
+        check(3, &[(1, doubtful(at(2, 7))), (2, sound(at(2, 9))), (3, sound(at(2, 9)))], late, longest);
         // all lost their power
         check(3, &[(1, doubtful(at(2, 7))), (2, doubtful(at(2, 9))), (3, doubtful(at(1, 20)))], now, longest);
         // the sound one may know more
@@ -150,7 +166,7 @@ mod tests {
                 .map(|(id, (term, index, doubt))| (id, Standing { last: at(term, index), doubt: [None, Some(Doubt::Tail), Some(Doubt::Everything)][usize::from(doubt)] }))
                 .collect();
             let answers: Vec<_> = voters.iter().filter_map(|id| heard.get(id)).collect();
-            match suffrage(&voters, &heard, Duration::from_secs(waited)) {
+            match suffrage(std::slice::from_ref(&voters), &heard, Duration::from_secs(waited)) {
                 Suffrage::Full => prop_assert!(false, "never full while in doubt"),
                 Suffrage::Abstains => {}
                 Suffrage::AtLeast(floor) => {

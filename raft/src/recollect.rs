@@ -96,12 +96,13 @@ async fn has_caught_up(core: &Arc<Core>) -> bool {
 /// Asks the voters what they have, and acts on it.
 async fn ask_around(core: &Arc<Core>, since: Instant) {
     let metrics = core.metrics();
-    let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
     if !voters.contains(&core.config.node_id) {
         return;
     }
     let heard = standings(core, &metrics, &voters).await;
-    let now = doubt::suffrage(&voters, &heard, clock::since(since));
+    let now = doubt::suffrage(membership.get_joint_config(), &heard, clock::since(since));
     if *core.suffrage.lock() != now {
         tracing::info!(suffrage = ?now, heard = ?heard, "No leader was found, but the other voters answered");
         set_suffrage(core, now);
