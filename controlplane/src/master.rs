@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use jiff::{SignedDuration, Timestamp};
 use trierarch_api::Registry;
 use trierarch_apiserver::{ServiceAccountKeys, Settings};
 use trierarch_client::JoinToken;
@@ -13,7 +14,7 @@ use trierarch_raft::{Store, StoreConfig};
 
 use crate::bootstrap::{self, Facts};
 use crate::identity::pki::{self, Pki};
-use crate::identity::{Bundle, Names};
+use crate::identity::{Bundle, LEAF_LIFETIME, Names};
 use crate::join::{self, Application, Door, Joiner, Membership};
 use crate::leadership::{self, Parts};
 use crate::raft_api::RaftApi;
@@ -61,6 +62,8 @@ pub struct MasterConfig {
     pub service_cidr: (Ipv4Addr, u8),
     /// Such as `cluster.local`.
     pub cluster_domain: String,
+    /// How long the certificates that it issues to itself are valid.
+    pub certificate_lifetime: Duration,
     /// Silence after which a node counts as lost.
     pub node_grace: Duration,
     /// How long pods that say nothing about it stay bound to a lost node.
@@ -92,7 +95,8 @@ impl MasterConfig {
         addresses.extend(&self.sans);
         addresses.sort_unstable();
         addresses.dedup();
-        Names::new(&self.name, addresses, &self.cluster_domain)
+        let lifetime = self.certificate_lifetime.try_into().unwrap_or(LEAF_LIFETIME);
+        Names { lifetime, ..Names::new(&self.name, addresses, &self.cluster_domain) }
     }
 
     fn store(&self, membership: &Membership, bundle: &Bundle, pki: &Pki) -> StoreConfig {
@@ -207,7 +211,14 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     };
     let leader = actix_rt::spawn(leadership::follow(parts));
     let renewal = actix_rt::spawn(renew(Arc::clone(&pki)));
-    wait_for_end().await?;
+    let failure = tokio::select! {
+        outcome = wait_for_end() => {
+            outcome?;
+            None
+        }
+        // whoever started this process starts it again, from what is on the disk
+        reason = store.stopped() => Some(reason),
+    };
     tracing::info!("Ending");
     renewal.abort();
     repair.abort();
@@ -220,7 +231,10 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     server.stop().await;
     leader.abort();
     store.close().await;
-    Ok(())
+    match failure {
+        Some(reason) => bail!("the store has stopped: {reason}"),
+        None => Ok(()),
+    }
 }
 
 fn settings(config: &MasterConfig, bundle: &Bundle, pki: &Pki) -> anyhow::Result<Settings> {
@@ -244,14 +258,13 @@ fn settings(config: &MasterConfig, bundle: &Bundle, pki: &Pki) -> anyhow::Result
     })
 }
 
-/// How often certificates are looked at: by the wall clock, which goes on while a machine sleeps.
-const CERTIFICATES_LOOK: Duration = Duration::from_secs(3600);
-/// Looks between two warnings about the same authority.
-const LOOKS_PER_WARNING: u32 = 24;
+/// How often to warn about the same authority.
+const WARNING_INTERVAL: SignedDuration = SignedDuration::from_hours(24);
 
 /// Renews what this master presents before it expires, and warns of what nobody renews by itself; for ever.
 async fn renew(pki: Arc<Pki>) {
-    for look in 0_u32.. {
+    let mut warned: Option<Timestamp> = None;
+    loop {
         let now = crate::clock::now();
         if pki.is_due(now) {
             match pki.renew(now) {
@@ -266,7 +279,8 @@ async fn renew(pki: Arc<Pki>) {
                 }
             }
         }
-        if look % LOOKS_PER_WARNING == 0 {
+        if warned.is_none_or(|at| now.duration_since(at) >= WARNING_INTERVAL) {
+            warned = Some(now);
             match pki.expiring_authorities(now) {
                 Ok(expiring) => expiring.into_iter().for_each(|(authority, days_left)| {
                     tracing::warn!(authority, days_left, "An authority of the cluster expires soon");
@@ -274,7 +288,7 @@ async fn renew(pki: Arc<Pki>) {
                 Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "Could not look at the cluster's authorities"),
             }
         }
-        tokio::time::sleep(CERTIFICATES_LOOK).await;
+        tokio::time::sleep(pki.look_interval()).await;
     }
 }
 
@@ -313,6 +327,7 @@ mod tests {
             pod_cidr: (Ipv4Addr::new(10, 244, 0, 0), 16),
             service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
             cluster_domain: "cluster.local".to_owned(),
+            certificate_lifetime: Duration::from_secs(3600),
             node_grace: Duration::from_secs(3),
             toleration_seconds: 5,
         };

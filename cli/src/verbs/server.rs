@@ -57,6 +57,9 @@ pub struct Args {
     /// Name of the cluster in DNS
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Seconds that the certificates which this master issues to itself are valid; it renews them after two thirds of that
+    #[arg(long, env = "TRIERARCH_CERTIFICATE_SECONDS", default_value_t = 365 * 24 * 3600, value_parser = clap::value_parser!(u32).range(10..))]
+    pub certificate_seconds: u32,
     /// Milliseconds of silence after which a node counts as lost
     #[arg(long, default_value_t = 2500)]
     pub node_grace_ms: u64,
@@ -98,6 +101,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         pod_cidr: cidr(&args.pod_cidr)?,
         service_cidr: cidr(&args.service_cidr)?,
         cluster_domain: args.cluster_domain,
+        certificate_lifetime: Duration::from_secs(args.certificate_seconds.into()),
         node_grace: Duration::from_millis(args.node_grace_ms),
         toleration_seconds: args.toleration_seconds,
     })

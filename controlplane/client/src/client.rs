@@ -344,11 +344,34 @@ fn refusal(status: http::StatusCode, body: &[u8]) -> Error {
     Error::Api(error)
 }
 
+/// The error of the handshake, which travels inside those of the connection.
+fn handshake<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    error.downcast_ref().or_else(|| handshake(error.downcast_ref::<std::io::Error>()?.get_ref()?))
+}
+
+/// What other clients of Kubernetes say about a server whose certificate has expired, if that is the error.
+fn expired(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let tls = handshake(error)?;
+    let rustls::Error::InvalidCertificate(rustls::CertificateError::ExpiredContext { time, not_after }) = tls else { return None };
+    let show = |time: &rustls_pki_types::UnixTime| {
+        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX)
+    };
+    Some(format!(
+        "tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time {} is after {}",
+        show(time),
+        show(not_after)
+    ))
+}
+
 /// An error with everything below it: reqwest keeps the reason in its sources.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
+        if let Some(why) = expired(inner) {
+            return why;
+        }
         let inner_text = inner.to_string();
         if !text.contains(&inner_text) {
             text.push_str(": ");
@@ -357,4 +380,20 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expired_certificate_reads_as_with_other_clients() {
+        let time = |seconds| rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let why = rustls::CertificateError::ExpiredContext { time: time(1_795_653_727), not_after: time(1_609_459_200) };
+        let error = std::io::Error::other(std::io::Error::other(rustls::Error::InvalidCertificate(why)));
+        let expected = "tls: failed to verify certificate: x509: certificate has expired or is not yet valid: \
+                        current time 2026-11-26T00:42:07Z is after 2021-01-01T00:00:00Z";
+        assert_eq!(expired(&error).as_deref(), Some(expected));
+        assert_eq!(expired(&std::io::Error::other("else")), None);
+    }
 }

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 /// How long an authority is valid.
 const AUTHORITY_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 3650);
-/// How long a certificate of a master or an agent is valid; they are renewed when two thirds have passed.
+/// How long a certificate is valid unless somebody says otherwise; they are renewed when two thirds have passed.
 pub const LEAF_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// Clocks of machines differ: certificates are valid from a little earlier on.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
@@ -50,6 +50,8 @@ pub struct LeafRequest {
     pub addresses: Vec<IpAddr>,
     /// What for.
     pub usage: Usage,
+    /// For how long it is valid.
+    pub lifetime: SignedDuration,
 }
 
 impl LeafRequest {
@@ -61,6 +63,7 @@ impl LeafRequest {
             dns_names: Vec::new(),
             addresses: Vec::new(),
             usage: Usage::Client,
+            lifetime: LEAF_LIFETIME,
         }
     }
 }
@@ -133,7 +136,7 @@ impl Authority {
         Issuer::from_ca_cert_pem(&self.certificate_pem, KeyPair::from_pem(&self.key_pem)?)
     }
 
-    /// A new key and its certificate, valid for a year.
+    /// A new key and its certificate.
     ///
     /// # Errors
     /// [`AuthorityError`].
@@ -143,7 +146,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(&request.common_name, request.organization.as_deref());
         params.not_before = offset(now - BACKDATE);
-        params.not_after = offset(now + LEAF_LIFETIME);
+        params.not_after = offset(now + request.lifetime);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = usages(request.usage);
         params.use_authority_key_identifier_extension = true;

@@ -6,6 +6,6 @@ pub mod csr;
 pub mod pki;
 pub mod presented;
 
-pub use authority::{Authority, Leaf, LeafRequest, Usage};
+pub use authority::{Authority, LEAF_LIFETIME, Leaf, LeafRequest, Usage};
 pub use bundle::{Bundle, BundleError};
 pub use pki::{Names, Pki, PkiError};

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
@@ -19,12 +20,12 @@ use super::authority::{LEAF_LIFETIME, Leaf, LeafRequest, Usage};
 use super::bundle::Bundle;
 use super::presented::Presented;
 
-/// Certificates are renewed when this much of their life has passed.
-const RENEWAL_AFTER: SignedDuration = SignedDuration::from_hours(LEAF_LIFETIME.as_hours() * 2 / 3);
+/// Certificates are looked at at least so often: by the wall clock, which goes on while a machine sleeps.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// Somebody must act when an authority has no more left than this: nothing renews those by itself.
 const AUTHORITY_WARNING: SignedDuration = SignedDuration::from_hours(24 * 180);
 
-/// What a master's certificates name.
+/// What a master's certificates say.
 #[derive(Clone, Debug)]
 pub struct Names {
     /// The master's name.
@@ -33,6 +34,8 @@ pub struct Names {
     pub addresses: Vec<IpAddr>,
     /// DNS names under which clients reach it.
     pub dns_names: Vec<String>,
+    /// For how long they are valid.
+    pub lifetime: SignedDuration,
 }
 
 impl Names {
@@ -42,7 +45,7 @@ impl Names {
             ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
         dns_names.push(format!("kubernetes.default.svc.{cluster_domain}"));
         dns_names.push(master.to_owned());
-        Self { master: master.to_owned(), addresses, dns_names }
+        Self { master: master.to_owned(), addresses, dns_names, lifetime: LEAF_LIFETIME }
     }
 }
 
@@ -74,6 +77,9 @@ pub enum PkiError {
     /// rustls refused it.
     #[error("unusable TLS configuration")]
     Tls(#[from] rustls::Error),
+    /// The API server refused the configuration of its port.
+    #[error(transparent)]
+    Server(#[from] trierarch_apiserver::server::TlsError),
     /// No verifier of client certificates.
     #[error("unusable client authorities")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
@@ -105,12 +111,13 @@ impl Pki {
     /// [`PkiError`].
     pub fn new(bundle: Bundle, names: Names, now: Timestamp) -> Result<Self, PkiError> {
         let presented_to_peers = Arc::new(Presented::new(peer_certificate(&bundle, &names, now)?));
+        let for_agents = LeafRequest { lifetime: names.lifetime, ..LeafRequest::client(AGENT_CLIENT, Some("system:masters")) };
         Ok(Self {
             peers: peers(&bundle, &presented_to_peers)?,
             presented_to_peers,
             issued: ArcSwap::from_pointee(now),
             server: Arc::new(ArcSwap::from_pointee(server(&bundle, &names, now)?)),
-            agents: Arc::new(ArcSwap::from_pointee(client(&bundle, &LeafRequest::client(AGENT_CLIENT, Some("system:masters")), now)?)),
+            agents: Arc::new(ArcSwap::from_pointee(client(&bundle, &for_agents, now)?)),
             bundle,
             names,
         })
@@ -131,12 +138,17 @@ impl Pki {
 
     /// Whether this master's certificates should be renewed by now.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        now >= **self.issued.load() + RENEWAL_AFTER
+        now >= **self.issued.load() + self.names.lifetime * 2 / 3
+    }
+
+    /// How often to look whether they are due: often enough that a busy machine misses none.
+    pub fn look_interval(&self) -> Duration {
+        (self.names.lifetime / 12).try_into().unwrap_or(LOOK_INTERVAL_MAX).min(LOOK_INTERVAL_MAX)
     }
 
     /// How long this master's certificates are valid; negative once they have expired.
     pub fn left(&self, now: Timestamp) -> SignedDuration {
-        (**self.issued.load() + LEAF_LIFETIME).duration_since(now)
+        (**self.issued.load() + self.names.lifetime).duration_since(now)
     }
 
     /// The authorities that expire soon, each with the days that it has left.
@@ -170,6 +182,7 @@ fn peer_certificate(bundle: &Bundle, names: &Names, now: Timestamp) -> Result<Ce
         dns_names: names.dns_names.clone(),
         addresses: names.addresses.clone(),
         usage: Usage::Both,
+        lifetime: names.lifetime,
     };
     let (chain, key) = pair(&bundle.peers.issue(&request, now)?)?;
     Ok(CertifiedKey::from_der(chain, key, &provider())?)
@@ -226,17 +239,11 @@ fn server(bundle: &Bundle, names: &Names, now: Timestamp) -> Result<rustls::Serv
         dns_names: names.dns_names.clone(),
         addresses: names.addresses.clone(),
         usage: Usage::Server,
+        lifetime: names.lifetime,
     };
     let (chain, key) = pair(&bundle.cluster.issue(&request, now)?)?;
-    let authorities = roots(&[&bundle.cluster.certificate_pem, &bundle.front_proxy.certificate_pem])?;
-    // who shows no certificate may show a token, or stays anonymous
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider()).allow_unauthenticated().build()?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    let authorities = [certificate(&bundle.cluster.certificate_pem)?, certificate(&bundle.front_proxy.certificate_pem)?];
+    Ok(trierarch_apiserver::server::tls_config(chain, key, &authorities)?)
 }
 
 fn client(bundle: &Bundle, request: &LeafRequest, now: Timestamp) -> Result<rustls::ClientConfig, PkiError> {
