@@ -242,8 +242,18 @@ impl Door {
             api_address: application.api_address.clone(),
             role: MemberRole::Voter,
         };
-        self.store.add_member(member, PATIENCE).await.map_err(|error| trierarch_apiserver::apiserver::store_error(&error))
+        let failed = |error: StoreError| trierarch_apiserver::apiserver::store_error(&error);
+        for lost in replaced(&self.store.status().members, &member) {
+            tracing::warn!(name = application.name, lost, by = id, "A master came with an empty directory, it takes its former place");
+            self.store.remove_member(lost, PATIENCE).await.map_err(failed)?;
+        }
+        self.store.add_member(member, PATIENCE).await.map_err(failed)
     }
+}
+
+/// The members in whose place a new one comes: two cannot be heard at one address, so those are gone, with what they had on disk.
+fn replaced(members: &[Member], new: &Member) -> Vec<NodeId> {
+    members.iter().filter(|known| known.peer_address == new.peer_address && known.id != new.id).map(|known| known.id).collect()
 }
 
 /// Gives out the next id; the first master has 1.
@@ -321,6 +331,20 @@ mod tests {
         assert!(!Application { api_address: "6.6.6.6:1".to_owned(), ..signed.clone() }.is_proven(&token));
         assert!(!Application { id: Some(1), ..signed.clone() }.is_proven(&token));
         assert!(!signed.is_proven(&JoinToken::generate(b"authority")));
+    }
+
+    #[test]
+    fn a_member_that_lost_its_disk_is_replaced() {
+        let member = |id: NodeId, port: u16| Member {
+            id,
+            peer_address: format!("127.0.0.1:{port}"),
+            api_address: String::new(),
+            role: MemberRole::Voter,
+        };
+        let members = [member(1, 1), member(2, 2), member(3, 3)];
+        assert_eq!(replaced(&members, &member(4, 2)), [2]);
+        assert_eq!(replaced(&members, &member(2, 2)), Vec::<NodeId>::new());
+        assert_eq!(replaced(&members, &member(4, 4)), Vec::<NodeId>::new());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use trierarch_controlplane::identity::pki;
 use trierarch_network::bridge::{Attachment, Bridge};
 use trierarch_network::{Cidr, NetnsRef, netns};
 
@@ -24,8 +26,12 @@ use super::host::{self, NODE_NAMESPACES};
 use super::process::{Remembered, pid_file};
 use super::topology::{API_PORT, Host, PEER_PORT, PREFIX_LENGTH, Topology};
 
-/// A master that died is started again after this pause.
+/// A master that died is started again after this pause, and after twice as long each time that it ends soon.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
+/// The longest of these pauses: somebody who has repaired a master does not want to wait.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A master that ran for so long did not end because of how it was started.
+const STEADY: Duration = Duration::from_secs(10);
 /// How long parts may take to end by themselves.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -87,7 +93,14 @@ struct Supervisor {
     topology: Topology,
     program: PathBuf,
     running: BTreeMap<String, Remembered>,
+    /// When each master was started last, and how often in a row it has ended soon after that.
+    starts: BTreeMap<String, (Instant, u32)>,
     events: mpsc::Sender<Event>,
+}
+
+/// How long to wait before a master that has ended so often soon after its start is started again.
+fn restart_pause(soon_ended: u32) -> Duration {
+    RESTART_PAUSE.saturating_mul(2_u32.saturating_pow(soon_ended)).min(RESTART_PAUSE_MAX)
 }
 
 /// Runs a cluster until it is told to end. `ready` is called once every part has been started.
@@ -97,7 +110,8 @@ struct Supervisor {
 pub async fn run(topology: Topology, ready: impl FnOnce()) -> anyhow::Result<()> {
     let (events, mut inbox) = mpsc::channel(64);
     let program = std::env::current_exe().context("cannot find this program")?;
-    let mut supervisor = Supervisor { topology: topology.clone(), program, running: BTreeMap::new(), events: events.clone() };
+    let mut supervisor =
+        Supervisor { topology: topology.clone(), program, running: BTreeMap::new(), starts: BTreeMap::new(), events: events.clone() };
     let started = supervisor.start().await;
     let outcome = match started {
         Ok(forwarder) => {
@@ -184,8 +198,10 @@ impl Supervisor {
             .args(["--san", "127.0.0.1", "--san", &topology.gateway.to_string()])
             .arg("--token-file")
             .arg(topology.data_dir.join("token"));
+        let has_secrets = pki::load_bundle(&topology.master_dir(host)).is_ok_and(|bundle| bundle.is_some());
         match topology.masters.first() {
-            Some(first) if first == host => command.arg("--init"),
+            // without the cluster's secrets it would begin another cluster
+            Some(first) if first == host && has_secrets => command.arg("--init"),
             _ => command.args(
                 topology
                     .masters
@@ -196,6 +212,7 @@ impl Supervisor {
         };
         let child = host::spawn(&topology.netns(host), CloneFlags::empty(), command)
             .with_context(|| format!("cannot start master {}", host.name))?;
+        self.starts.entry(host.name.clone()).or_insert((Instant::now(), 0)).0 = Instant::now();
         self.watch(&host.name.clone(), child)
     }
 
@@ -348,17 +365,23 @@ impl Supervisor {
         self.running.remove(&part);
         let _removed = std::fs::remove_file(pid_file(&self.topology.run_dir(), &part));
         if self.topology.masters.iter().any(|host| host.name == part) {
-            tracing::warn!(part, how, "Master ended, starting it again");
-            self.restart_later(part);
+            let soon_ended = self.starts.get_mut(&part).map_or(0, |(started, soon_ended)| {
+                *soon_ended = if started.elapsed() < STEADY { soon_ended.saturating_add(1) } else { 0 };
+                soon_ended.saturating_sub(1)
+            });
+            let pause = restart_pause(soon_ended);
+            let log = self.topology.log(&part);
+            tracing::warn!(part, how, pause_ms = pause.as_millis(), log = %log.display(), "Master ended, starting it again");
+            self.restart_later(part, pause);
         } else {
             tracing::warn!(part, how, "Node stopped");
         }
     }
 
-    fn restart_later(&self, part: String) {
+    fn restart_later(&self, part: String, pause: Duration) {
         let events = self.events.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(RESTART_PAUSE).await;
+            tokio::time::sleep(pause).await;
             let _ending = events.send(Event::Restart { part }).await;
         });
     }
@@ -370,7 +393,7 @@ impl Supervisor {
         }
         if let Err(error) = self.start_master(&host) {
             tracing::error!(part, error = format!("{error:#}"), "Could not start a master");
-            self.restart_later(part.to_owned());
+            self.restart_later(part.to_owned(), RESTART_PAUSE_MAX);
         }
     }
 
@@ -445,5 +468,17 @@ fn unmount_below(directory: &std::path::Path) {
         if std::path::Path::new(&target).starts_with(directory) {
             let _busy = nix::mount::umount2(target.as_str(), nix::mount::MntFlags::MNT_DETACH);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_that_cannot_start_is_tried_less_and_less() {
+        let pauses: Vec<_> = (0..6).map(|soon_ended| restart_pause(soon_ended).as_millis()).collect();
+        assert_eq!(pauses, [300, 600, 1200, 2400, 4800, 5000]);
+        assert_eq!(restart_pause(u32::MAX), RESTART_PAUSE_MAX);
     }
 }

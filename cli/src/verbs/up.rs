@@ -196,7 +196,9 @@ fn prepare(topology: &Topology) -> anyhow::Result<()> {
     let now = jiff::Timestamp::now();
     let first = topology.masters.first().context("a cluster has a master")?;
     let first_dir = topology.master_dir(first);
-    let bundle = match pki::load_bundle(&first_dir)? {
+    // a master that lost its directory joins the others again
+    let known = topology.masters.iter().find_map(|host| pki::load_bundle(&topology.master_dir(host)).transpose()).transpose()?;
+    let bundle = match known {
         Some(bundle) => bundle,
         None => {
             let bundle = Bundle::create(now)?;
