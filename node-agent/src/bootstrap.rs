@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -16,13 +17,17 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use trierarch_client::{Client, ClientIdentity, Config, Error, JoinToken, Reflector, fetch_authority, tls};
+use trierarch_client::{Client, ClientIdentity, Config, Error, JoinToken, fetch_authority, tls};
 
 const COLLECTION: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 /// How long an approval may take before the request is made anew.
-const APPROVAL_PATIENCE: Duration = Duration::from_secs(60);
+const APPROVAL_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a watch may say nothing before the request is read again.
+const WATCH_PATIENCE: Duration = Duration::from_secs(4);
+/// How long to wait after a watch that did not begin.
+const WATCH_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a node needs to join.
 #[derive(Clone)]
@@ -105,7 +110,12 @@ impl Identity {
         let authority_pem = authority(&join).await?;
         let (certificate, key) = match load(&join.pki_dir, "client")? {
             Some(pair) if remaining(&pair.0).is_some_and(|left| left.is_positive()) => pair,
-            _ => first_certificate(&join, &authority_pem).await?,
+            Some((expired, _)) => {
+                let end = validity(&expired).map(|(_, end)| end.to_string());
+                tracing::warn!(node = join.node_name, end, "The node's client certificate has expired, joining again with the token");
+                first_certificate(&join, &authority_pem).await?
+            }
+            None => first_certificate(&join, &authority_pem).await?,
         };
         let presented = ClientIdentity::from_pem(&certificate, &key).map_err(|e| BootstrapError::Unusable(e.to_string()))?;
         let client = client(&join, &authority_pem, Some(Arc::clone(&presented)), None)?;
@@ -124,7 +134,8 @@ impl Identity {
             wait_for_renewal(&self.join.pki_dir, "client").await;
             let renewed = async {
                 let (certificate, key) = if has_expired(&self.join.pki_dir, "client") {
-                    // no master was there to renew it in time: begin again with the join token
+                    tracing::warn!(node = self.join.node_name, "The node's client certificate has expired, joining again with the token");
+                    // no master was there to renew it in time
                     first_certificate(&self.join, &self.authority_pem).await?
                 } else {
                     let (request, key) = signing_request(&self.join.node_name, &[], &[])?;
@@ -196,10 +207,17 @@ async fn authority(join: &Join) -> Result<String, BootstrapError> {
 async fn first_certificate(join: &Join, authority: &str) -> Result<(String, String), BootstrapError> {
     let token = join.token.as_ref().ok_or_else(|| BootstrapError::NoToken(join.pki_dir.clone()))?;
     let client = client(join, authority, None, Some(token.bootstrap_token()))?;
-    let (request, key) = signing_request(&join.node_name, &[], &[])?;
-    let certificate = signed(&client, &request, CLIENT_SIGNER, &["digital signature", "client auth"]).await?;
-    save(&join.pki_dir, "client", &certificate, &key)?;
-    Ok((certificate, key))
+    loop {
+        let (request, key) = signing_request(&join.node_name, &[], &[])?;
+        match signed(&client, &request, CLIENT_SIGNER, &["digital signature", "client auth"]).await {
+            Ok(certificate) => {
+                save(&join.pki_dir, "client", &certificate, &key)?;
+                return Ok((certificate, key));
+            }
+            Err(error @ BootstrapError::NotApproved(_)) => tracing::warn!(%error, "Asking for a certificate again"),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Repeats while masters are not there yet, or answer that they cannot serve (elections, start-up).
@@ -247,19 +265,47 @@ async fn signed(client: &Client, request: &str, signer: &str, usages: &[&str]) -
     });
     let created: Value = retry_while_unreachable(|| client.create(COLLECTION, &object)).await?;
     let name = created["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let reflector: Reflector<Value> = Reflector::start(client.clone(), format!("{COLLECTION}?fieldSelector=metadata.name%3D{name}"));
-    let mut changes = reflector.changes();
-    let outcome = async {
-        loop {
-            if let Some(outcome) = reflector.get("", &name).and_then(|current| outcome(&current)) {
-                return outcome;
-            }
-            if changes.changed().await.is_err() {
-                return Err(BootstrapError::NotApproved(name.clone()));
-            }
+    tracing::info!(name, signer, "Asked for a certificate");
+    let waiting = decided(client, &name, created["metadata"]["resourceVersion"].as_str().unwrap_or_default());
+    tokio::time::timeout(APPROVAL_PATIENCE, waiting).await.unwrap_or(Err(BootstrapError::NotApproved(name)))
+}
+
+/// Waits for the outcome of a request. Watches, and asks again whenever a watch ends, fails or says nothing for a while: a change that one
+/// master does not tell is not waited for in vain.
+async fn decided(client: &Client, name: &str, created: &str) -> Result<String, BootstrapError> {
+    let path = format!("{COLLECTION}/{name}");
+    let mut version = created.to_owned();
+    loop {
+        if let Ok(Some(outcome)) = tokio::time::timeout(WATCH_PATIENCE, watched(client, name, &version)).await {
+            return outcome;
+        }
+        let current: Value = retry_while_unreachable(|| client.get(&path)).await?;
+        if let Some(outcome) = outcome(&current) {
+            return outcome;
+        }
+        tracing::info!(name, "Still waiting for the certificate");
+        version = current["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    }
+}
+
+/// The outcome that a watch tells; `None` when the watch ends before.
+async fn watched(client: &Client, name: &str, version: &str) -> Option<Result<String, BootstrapError>> {
+    let seconds = WATCH_PATIENCE.as_secs();
+    let target = format!("{COLLECTION}?fieldSelector=metadata.name%3D{name}&resourceVersion={version}&timeoutSeconds={seconds}");
+    let mut events = match client.watch(&target).await {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::debug!(name, %error, "Could not watch the certificate signing request");
+            tokio::time::sleep(WATCH_PAUSE).await;
+            return None;
         }
     };
-    tokio::time::timeout(APPROVAL_PATIENCE, outcome).await.unwrap_or_else(|_elapsed| Err(BootstrapError::NotApproved(name.clone())))
+    while let Some(Ok(event)) = events.next().await {
+        if let Some(outcome) = outcome(event.object()) {
+            return Some(outcome);
+        }
+    }
+    None
 }
 
 /// What a request's status says: the certificate, a denial, or nothing yet.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use trierarch_api::snapshot::Change;
 use trierarch_api::{ApiError, GroupResource, Kind, Object, ObjectKey, Registry, Snapshot, Subresource};
-use trierarch_raft::{Event, EventKind, Term};
+use trierarch_raft::{Event, EventKind, Term, WatchError};
 
 use crate::apiserver::{ApiServer, object_of};
 use crate::clock::Deadline;
@@ -163,11 +163,13 @@ impl Local {
         self.delete(&key, DeleteOptions { grace_period_seconds, ..DeleteOptions::default() }).await
     }
 
-    /// Every change from now on. A subscriber that lags by more than `capacity` hears [`Heard::Resync`] in place of what it lost.
+    /// Every change after this call: what it misses, a snapshot taken later shows. A subscriber that lags by more than `capacity` hears [`Heard::Resync`] in place of what it lost.
     pub fn subscribe(&self, capacity: usize) -> mpsc::Receiver<Heard> {
         let (sender, receiver) = mpsc::channel(capacity.max(1));
         let server = Arc::clone(&self.server);
-        tokio::spawn(async move { pump(&server, &sender).await });
+        // here and not in the task: what is committed before its first turn must be heard, too
+        let from = server.store.view().revision();
+        tokio::spawn(async move { pump(&server, &sender, from).await });
         receiver
     }
 }
@@ -179,15 +181,19 @@ fn identify(kind: &Kind, object: &mut Value) {
     }
 }
 
-async fn pump(server: &Arc<ApiServer>, sender: &mpsc::Sender<Heard>) {
+/// Passes on the changes after `from`, until nobody listens or the server stops.
+async fn pump(server: &Arc<ApiServer>, sender: &mpsc::Sender<Heard>, mut from: u64) {
     let mut lagged = false;
     while !server.stopping.is_cancelled() {
-        let from = server.store.view().revision();
-        let Ok(mut watcher) = server.store.watch(b"", from).await else { return };
+        let mut watcher = match server.store.watch(b"", from).await {
+            Ok(watcher) => Some(watcher),
+            Err(WatchError::Compacted { .. }) => None,
+            Err(WatchError::Closed) => return,
+        };
         if lagged && sender.send(Heard::Resync).await.is_err() {
             return;
         }
-        loop {
+        while let Some(watcher) = &mut watcher {
             let events = tokio::select! {
                 events = watcher.next() => events,
                 () = sender.closed() => return,
@@ -209,6 +215,7 @@ async fn pump(server: &Arc<ApiServer>, sender: &mpsc::Sender<Heard>) {
             }
         }
         lagged = true;
+        from = server.store.view().revision();
     }
 }
 
