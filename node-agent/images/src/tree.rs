@@ -8,13 +8,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, makedev, mkdirat, mknodat, mode_t,
     utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
+use trierarch_runtime::resolve::open_below;
 use xattr::FileExt;
 
 /// The attribute that makes a directory hide what is below it.
@@ -217,7 +218,7 @@ impl Tree {
 
     /// Sets a directory's time; it may have been replaced by something else, which is fine.
     pub(crate) fn set_directory_time(&self, path: &TreePath, mtime: (i64, i64)) -> io::Result<()> {
-        match openat2(
+        match open_below(
             &self.root,
             &path.to_path(),
             how(OFlag::O_RDONLY | OFlag::O_DIRECTORY).resolve(IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS),
@@ -293,7 +294,11 @@ impl Tree {
     fn attributes_below(&self, path: &TreePath) -> Attributes {
         for lower in &self.lower {
             let found = open(lower, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).and_then(|root| {
-                openat2(&root, &path.to_path(), how(OFlag::O_PATH | OFlag::O_DIRECTORY).resolve(IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS))
+                open_below(
+                    &root,
+                    &path.to_path(),
+                    how(OFlag::O_PATH | OFlag::O_DIRECTORY).resolve(IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS),
+                )
             });
             if let Ok(stat) = found.and_then(|directory| fstat(&directory)) {
                 let mtime = (stat.st_mtime, stat.st_mtime_nsec);
@@ -304,7 +309,7 @@ impl Tree {
     }
 
     fn resolve(&self, directory: &TreePath) -> nix::Result<OwnedFd> {
-        openat2(&self.root, &directory.to_path(), how(OFlag::O_PATH | OFlag::O_DIRECTORY))
+        open_below(&self.root, &directory.to_path(), how(OFlag::O_PATH | OFlag::O_DIRECTORY))
     }
 }
 

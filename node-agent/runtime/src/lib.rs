@@ -27,6 +27,7 @@ pub mod probe;
 #[path = "../shim/protocol.rs"]
 mod protocol;
 mod records;
+pub mod resolve;
 mod runtime;
 mod seccomp;
 mod shim;

@@ -5,16 +5,14 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 
 use crate::error::{Error, Result};
+use crate::resolve::open_below;
 use crate::spec::{RootfsSource, RootfsSpec, User};
 
 /// Larger files are not read.
 const FILE_MAX: u64 = 4 << 20;
-/// How often a path is looked up again.
-const AGAIN_MAX: u32 = 10_000;
 
 /// Outcome of [`resolve`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,9 +44,7 @@ pub fn read_file(rootfs: &RootfsSpec, path: &Path) -> Option<String> {
     for layer in layers {
         let Ok(root) = File::open(layer) else { continue };
         let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        // a rename anywhere that races with a `..` of a link makes the kernel give up: ask again
-        let opened = (0..AGAIN_MAX).map(|_| openat2(&root, path, how)).find(|opened| !matches!(opened, Err(Errno::EAGAIN)));
-        if let Some(Ok(fd)) = opened {
+        if let Ok(fd) = open_below(&root, path, how) {
             let file = File::from(fd);
             let mut text = Vec::new();
             if file.metadata().is_ok_and(|meta| meta.is_file()) {

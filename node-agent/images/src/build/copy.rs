@@ -7,9 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open};
 use nix::sys::stat::{Mode, SFlag};
 use sha2::{Digest as _, Sha256};
+use trierarch_runtime::resolve::open_below;
 
 use super::glob;
 use super::ignore::Ignore;
@@ -319,7 +320,7 @@ fn resolve(root: &Path, name: &str) -> Option<PathBuf> {
     let base = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
     let how =
         OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let found = openat2(&base, if name.is_empty() { "." } else { name }, how).ok()?;
+    let found = open_below(&base, if name.is_empty() { "." } else { name }, how).ok()?;
     fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()
 }
 
