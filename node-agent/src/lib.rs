@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod feeders;
 pub mod kubelet;
+pub mod lease;
 pub mod node_status;
 pub mod run;
 pub mod streaming;

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use trierarch_api::departure;
-use trierarch_client::{Client, Error, PatchKind};
+use trierarch_client::{Error, PatchKind};
 
 use crate::clock;
 use crate::config::AgentConfig;
@@ -220,14 +219,26 @@ pub async fn register(config: &AgentConfig) -> Value {
     }
 }
 
-/// Writes the status at once, then whenever something changes, and every 5 minutes.
+/// Whether the Node as it is stored says that it is ready, or not; a master that has not heard of it for a while writes neither.
+fn shown_ready(node: &Node) -> Option<bool> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    match conditions.iter().find(|condition| condition.type_ == "Ready")?.status.as_str() {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Writes the status at once, then whenever something changes here or somebody else has changed it, and every 5 minutes.
 pub async fn keep_status(context: Arc<Context>) {
+    let mut shown = context.nodes.changes();
     let mut network = context.network.clone();
     let mut ticks = tokio::time::interval(std::time::Duration::from_secs(10));
     let mut written: Option<(Value, Timestamp)> = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            Ok(()) = shown.changed() => {}
             changed = network.changed() => {
                 if changed.is_err() {
                     ticks.tick().await;
@@ -237,13 +248,14 @@ pub async fn keep_status(context: Arc<Context>) {
         let now = clock::now();
         let ready = network.borrow_and_update().is_some();
         let config = &context.config;
+        let overruled = context.nodes.get("", &config.node_name).is_some_and(|node| shown_ready(&node) != Some(ready));
         let data_dir = config.data_dir.clone();
         let store = context.images.store().clone();
         let facts = tokio::task::spawn_blocking(move || (read_machine(&data_dir), images(&store))).await;
         let Ok((machine, images)) = facts else { continue };
         let health = health(&machine, ready);
         let fingerprint = json!([format!("{health:?}"), images, capacity(config, &machine).get("cpu"), config.version]);
-        let due = written.as_ref().is_none_or(|(old, at)| *old != fingerprint || now.duration_since(*at).as_secs() >= 300);
+        let due = overruled || written.as_ref().is_none_or(|(old, at)| *old != fingerprint || now.duration_since(*at).as_secs() >= 300);
         if !due {
             continue;
         }
@@ -270,62 +282,6 @@ fn images(store: &trierarch_images::Store) -> Vec<Value> {
     list.iter().take(IMAGES_MAX).map(|image| json!({"names": image.all_names(), "sizeBytes": image.size_bytes})).collect()
 }
 
-/// Renews the node's Lease for ever.
-pub async fn keep_lease(client: Client, node: Value, config: AgentConfig, mut applied: watch::Receiver<Option<u64>>) {
-    let name = config.node_name.clone();
-    let collection = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-    let duration = config.heartbeat.as_secs().max(1).saturating_mul(4).max(3);
-    let mut known: Option<Value> = None;
-    let mut ticks = tokio::time::interval(config.heartbeat);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            // somebody waits for this; without a sender there is nothing to tell any more
-            Ok(()) = applied.changed() => {}
-        }
-        let now = clock::now();
-        let renewed = format!("{:.6}", now);
-        let rules = *applied.borrow_and_update();
-        let tell = |lease: &mut Value| {
-            if let Some(revision) = rules {
-                lease["metadata"]["annotations"][departure::APPLIED] = json!(revision.to_string());
-            }
-        };
-        let lease = match known.take() {
-            Some(mut lease) => {
-                tell(&mut lease);
-                lease["spec"]["renewTime"] = json!(renewed);
-                client.replace::<Value>(&format!("{collection}/{name}"), &lease).await
-            }
-            None => match client.get::<Value>(&format!("{collection}/{name}")).await {
-                Ok(mut lease) => {
-                    tell(&mut lease);
-                    lease["spec"]["holderIdentity"] = json!(name);
-                    lease["spec"]["leaseDurationSeconds"] = json!(duration);
-                    lease["spec"]["renewTime"] = json!(renewed);
-                    client.replace(&format!("{collection}/{name}"), &lease).await
-                }
-                Err(error) if error.is_not_found() => {
-                    let mut lease = json!({
-                        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                        "metadata": {"name": name, "namespace": "kube-node-lease", "ownerReferences": [
-                            {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}]},
-                        "spec": {"holderIdentity": name, "leaseDurationSeconds": duration, "renewTime": renewed},
-                    });
-                    tell(&mut lease);
-                    client.create(collection, &lease).await
-                }
-                Err(error) => Err(error),
-            },
-        };
-        match lease {
-            Ok(lease) => known = Some(lease),
-            Err(error) => tracing::warn!(node = name, %error, "Could not renew the node's lease"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,6 +290,18 @@ mod tests {
     fn pressure_comes_from_what_is_left() {
         let machine = Machine { disk_bytes: 100, disk_free_bytes: 5, memory_available_bytes: 1 << 30, ..Machine::default() };
         assert_eq!(health(&machine, true), Health { network_ready: true, memory_pressure: false, disk_pressure: true });
+    }
+
+    #[test]
+    fn a_node_that_a_master_gave_up_does_not_say_what_it_is() {
+        let check = |status: &str, expected| {
+            let node = json!({"metadata": {}, "status": {"conditions": [{"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": status}]}});
+            assert_eq!(shown_ready(&serde_json::from_value(node).unwrap()), expected, "{status}");
+        };
+        check("True", Some(true));
+        check("False", Some(false));
+        check("Unknown", None);
+        assert_eq!(shown_ready(&Node::default()), None, "it was registered just now");
     }
 
     #[test]

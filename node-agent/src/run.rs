@@ -21,6 +21,7 @@ use crate::kubelet::messages::SandboxChanged;
 use crate::kubelet::prober::Task;
 use crate::kubelet::pull_token::PullToken;
 use crate::kubelet::{resource_watch, sweep, volumes};
+use crate::lease::LeaseThread;
 use crate::{feeders, node_status};
 
 /// Why the agent could not run. Errors of single pods never end it.
@@ -99,6 +100,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let (network_up, network) = watch::channel(None);
     let services = Reflector::start(config.client.clone(), "/api/v1/services");
     let slices = Reflector::start(config.client.clone(), "/apis/discovery.k8s.io/v1/endpointslices");
+    let nodes: Reflector<Node> = Reflector::start(config.client.clone(), "/api/v1/nodes");
     let pods: Reflector<Pod> =
         Reflector::start(config.client.clone(), format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", config.node_name));
     let context = Arc::new(Context {
@@ -110,6 +112,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         network,
         services,
         slices,
+        nodes,
         http,
         watched: Watched::default(),
         turns: tokio::sync::Semaphore::new(turns()),
@@ -159,6 +162,7 @@ fn start_kubelet(context: Arc<Context>, pods: Reflector<Pod>) -> KubeletThread {
             // Subscribed before anything is looked at, so that no exit is missed.
             let events = context.runtime.events();
             pods.ready().await;
+            context.nodes.ready().await;
             let kubelet = Kubelet::new(Arc::clone(&context), pods.clone()).start();
             let _watch = Task::spawn(resource_watch::watch(context, pods, kubelet.clone().recipient()));
             std::thread::spawn(move || {
@@ -191,9 +195,10 @@ async fn node(context: Arc<Context>, network_up: watch::Sender<Option<Arc<PodNet
     let node = node_status::register(&config).await;
     context.events.node(&config.node_name, false, "Starting", "Starting kubelet.");
     let (applied, applications) = watch::channel(None);
-    let lease = Task::spawn(node_status::keep_lease(config.client.clone(), node, config.clone(), applications));
+    let lease = LeaseThread::start(&config, node, applications)
+        .inspect_err(|error| tracing::error!(node = config.node_name, %error, "Could not start the thread of the node's lease"));
     let status = Task::spawn(node_status::keep_status(Arc::clone(&context)));
-    let nodes: Reflector<Node> = Reflector::start(config.client.clone(), "/api/v1/nodes");
+    let nodes = &context.nodes;
     let rules = Task::spawn(service_rules(Arc::clone(&context), applied));
     let mut changes = nodes.changes();
     let mut network: Option<Arc<PodNetwork>> = None;

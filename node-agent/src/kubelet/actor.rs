@@ -7,9 +7,10 @@ use actix::{Actor, Addr, AsyncContext, Context as ActorContext, Handler};
 use k8s_openapi::api::core::v1::Pod;
 use trierarch_client::Reflector;
 
+use super::admission::{self, Room};
 use super::context::Context;
 use super::messages::{EvictPod, PodsChanged, SandboxChanged, WorkerEvent, WorkerFinished};
-use super::observed::PodRecord;
+use super::observed::{PodFailure, PodRecord};
 use super::worker::PodWorker;
 
 /// One message per burst of changes plus one per container exit; a full mailbox only delays, since the next tick looks at everything.
@@ -29,6 +30,8 @@ struct Worker {
     // What the worker was told last.
     version: Option<String>,
     vanished: bool,
+    // The node did not take the pod.
+    refused: bool,
 }
 
 impl Kubelet {
@@ -41,6 +44,7 @@ impl Kubelet {
     fn sync(&mut self, ctx: &mut ActorContext<Self>) {
         let objects = self.pods.objects();
         let mut present = HashSet::new();
+        let mut fresh: Vec<(String, Arc<Pod>)> = Vec::new();
         for pod in objects.values() {
             let Some(uid) = pod.metadata.uid.clone() else { continue };
             present.insert(uid.clone());
@@ -55,13 +59,23 @@ impl Kubelet {
                 None => {
                     let record = self.recorded.remove(&uid).map(|(_, record)| record);
                     let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-                    if over && record.is_none() && pod.metadata.deletion_timestamp.is_none() {
+                    match record {
+                        Some(record) => self.begin(uid, Arc::clone(pod), false, record, ctx),
+                        None if pod.metadata.deletion_timestamp.is_some() => {
+                            self.begin(uid, Arc::clone(pod), false, PodRecord::default(), ctx);
+                        }
                         // Ended long ago and cleaned up; only its deletion concerns the node.
-                        continue;
+                        None if over => {}
+                        None => fresh.push((uid, Arc::clone(pod))),
                     }
-                    self.begin(uid, Arc::clone(pod), false, record.unwrap_or_default(), ctx);
                 }
             }
+        }
+        // who came first is taken first
+        fresh.sort_by_key(|(uid, pod)| (pod.metadata.creation_timestamp.as_ref().map(|time| time.0), uid.clone()));
+        for (uid, pod) in fresh {
+            let failure = self.refusal(&pod);
+            self.begin(uid, pod, false, PodRecord { failure, ..PodRecord::default() }, ctx);
         }
         for (uid, worker) in &mut self.workers {
             if !present.contains(uid) && !worker.vanished && worker.address.try_send(WorkerEvent::PodVanished).is_ok() {
@@ -77,10 +91,24 @@ impl Kubelet {
         }
     }
 
+    /// Why the node does not take a pod, if it does not.
+    fn refusal(&self, pod: &Pod) -> Option<PodFailure> {
+        let objects = self.pods.objects();
+        let taken = |pod: &&Pod| {
+            let ended = matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+            let worker = pod.metadata.uid.as_ref().and_then(|uid| self.workers.get(uid));
+            !ended && worker.is_some_and(|worker| !worker.refused)
+        };
+        let pods: Vec<&Pod> = objects.values().map(|pod| &**pod).filter(taken).collect();
+        let node = self.context.nodes.get("", &self.context.config.node_name);
+        admission::refusal(pod, &Room { node: node.as_deref(), allocatable: &self.context.allocatable, pods: &pods })
+    }
+
     fn begin(&mut self, uid: String, pod: Arc<Pod>, vanished: bool, record: PodRecord, ctx: &mut ActorContext<Self>) {
         let version = pod.metadata.resource_version.clone();
+        let refused = record.failure.as_ref().is_some_and(|failure| failure.rejected);
         let address = PodWorker::new(Arc::clone(&self.context), pod, vanished, record, ctx.address().recipient()).start();
-        self.workers.insert(uid, Worker { address, version, vanished });
+        self.workers.insert(uid, Worker { address, version, vanished, refused });
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -44,6 +44,8 @@ pub struct Context {
     pub services: Reflector<Service>,
     /// All EndpointSlices: who serves.
     pub slices: Reflector<EndpointSlice>,
+    /// All Nodes, this one among them.
+    pub nodes: Reflector<Node>,
     /// For HTTP probes and hooks; trusts every server, as kubelets do.
     pub http: reqwest::Client,
     /// What the node can allocate to pods.

@@ -1,6 +1,7 @@
 //! Running pods: decisions as plain functions, and the actors that carry them out.
 
 pub mod actor;
+pub mod admission;
 pub mod backoff;
 pub mod container_spec;
 pub mod context;

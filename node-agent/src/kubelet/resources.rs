@@ -62,6 +62,12 @@ pub fn pod_memory_limit(pod: &Pod) -> Option<i64> {
     of_pod(pod, -1).memory_limit_bytes
 }
 
+/// What a pod asks for as a whole, in thousandths: its containers or the larger need of its initialisation, and what its sandbox takes.
+pub fn request_millis(spec: &PodSpec, name: &str) -> i64 {
+    let containers = total(spec, |container| amount(container, name, false).unwrap_or(0));
+    pod_level(spec, name, false).unwrap_or(containers).saturating_add(get_millis(spec.overhead.as_ref(), name).unwrap_or(0))
+}
+
 fn pod_level(spec: &PodSpec, name: &str, limit: bool) -> Option<i64> {
     let resources = spec.resources.as_ref()?;
     get_millis(if limit { resources.limits.as_ref() } else { resources.requests.as_ref() }, name)

@@ -64,9 +64,6 @@ impl PodWorker {
         if record.start_time.is_none() {
             record.start_time = Some(pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or_else(clock::now, |t| t.0));
         }
-        if record.failure.is_none() && record.sandbox.is_none() && record.containers.is_empty() {
-            record.failure = refusal(&pod);
-        }
         Self {
             context,
             pod,
@@ -755,32 +752,6 @@ fn status_patch(old: &Value, new: &Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// Why the node does not take a pod, if it does not.
-fn refusal(pod: &Pod) -> Option<PodFailure> {
-    const SAFE: &[&str] = &[
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
-        "net.ipv4.tcp_rmem",
-        "net.ipv4.tcp_wmem",
-    ];
-    let sysctls = pod.spec.as_ref()?.security_context.as_ref()?.sysctls.as_ref()?;
-    let bad = sysctls.iter().find(|s| !SAFE.contains(&s.name.replace('/', ".").as_str()))?;
-    Some(PodFailure {
-        reason: "SysctlForbidden".to_owned(),
-        message: format!("forbidden sysctl: {:?} not allowlisted", bad.name),
-        rejected: true,
-        ..PodFailure::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -809,15 +780,5 @@ mod tests {
         let new = json!({"conditions": [{"type": "Ready", "status": "True"}]});
         let expected = json!({"conditions": [{"type": "Ready", "status": "True", "reason": null}, {"type": "Gone", "$patch": "delete"}]});
         assert_eq!(status_patch(&old, &new), Some(expected));
-    }
-
-    #[test]
-    fn unsafe_sysctls_are_refused() {
-        let pod = |name: &str| -> Pod {
-            serde_json::from_value(json!({"spec": {"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}}))
-                .unwrap()
-        };
-        assert!(refusal(&pod("kernel.shm_rmid_forced")).is_none());
-        assert_eq!(refusal(&pod("kernel.msgmax")).unwrap().reason, "SysctlForbidden");
     }
 }
