@@ -109,9 +109,7 @@ pub async fn interactive(session: &Session, ask: &Ask) -> anyhow::Result<()> {
 /// # Errors
 /// [`Exit`] with the code, or what kept the process from running.
 pub async fn stream(session: &Session, ask: &Ask, mut input: impl AsyncRead + Unpin, output: &mut impl Sink) -> anyhow::Result<()> {
-    if session.globals.as_user.is_some() {
-        anyhow::bail!("this kubectl cannot act as another user in {}: use the real kubectl", ask.verb);
-    }
+    session.refuse_impersonation(ask.verb)?;
     let (socket, protocol) = session.client.websocket(&ask.path(), PROTOCOLS).await?;
     let (mut send, mut receive) = socket.split();
     let mut resized = signal(SignalKind::window_change())?;

@@ -59,6 +59,17 @@ impl Session {
         Ok(Arc::clone(found))
     }
 
+    /// Refuses a verb whose connections carry no headers of ours, when the user wants to be somebody else.
+    ///
+    /// # Errors
+    /// With what to use instead.
+    pub fn refuse_impersonation(&self, verb: &str) -> anyhow::Result<()> {
+        if self.globals.as_user.is_some() {
+            anyhow::bail!("this kubectl cannot act as another user in {verb}: use the real kubectl");
+        }
+        Ok(())
+    }
+
     fn prepare(&self, mut request: Request) -> Request {
         if let Some(user) = &self.globals.as_user {
             request.headers.push(("Impersonate-User".to_owned(), user.clone()));

@@ -60,6 +60,7 @@ struct Pair {
 /// # Errors
 /// In kubectl's words.
 pub async fn run(session: &Session, args: Args) -> anyhow::Result<()> {
+    session.refuse_impersonation("port-forward")?;
     let Some((word, ports)) = args.words.split_first().filter(|(_, ports)| !ports.is_empty()) else {
         return Err(
             Usage { verb: "port-forward", message: "error: TYPE/NAME and list of ports are required for port-forward".to_owned() }.into()
