@@ -90,13 +90,11 @@ fn plan(namespace: &Object, content: &BTreeMap<GroupResource, Vec<Arc<Object>>>,
         }
         return plan;
     }
-    // other kinds wait until the pods that may use them are gone
-    let pods = content.get(&PODS);
-    for (resource, objects) in content {
-        let first = pods.is_none() || *resource == PODS || resource.resource != "serviceaccounts";
-        for object in objects.iter().filter(|object| first && object.deletion_timestamp.is_none()) {
-            plan.actions.push(Action::delete(object));
-        }
+    // everything else waits until the pods that may use it are gone (`Spec:` KEP-5080, ordered namespace deletion)
+    let pods = content.get(&PODS).map(|pods| BTreeMap::from([(PODS, pods.clone())]));
+    let content = pods.as_ref().unwrap_or(content);
+    for object in content.values().flatten().filter(|object| object.deletion_timestamp.is_none()) {
+        plan.actions.push(Action::delete(object));
     }
     let status = status(namespace, content, context);
     plan.status = StatusWrite::if_changed(namespace, &status);
@@ -106,7 +104,7 @@ fn plan(namespace: &Object, content: &BTreeMap<GroupResource, Vec<Arc<Object>>>,
 
 fn status(namespace: &Object, content: &BTreeMap<GroupResource, Vec<Arc<Object>>>, context: &Context<'_>) -> Value {
     let kinds: Vec<String> =
-        content.iter().map(|(resource, objects)| format!("{resource} has {} resource instances", objects.len())).collect();
+        content.iter().map(|(of, objects)| format!("{}.{} has {} resource instances", of.resource, of.group, objects.len())).collect();
     let mut finalizers: BTreeMap<&str, usize> = BTreeMap::new();
     for name in content.values().flatten().flat_map(|object| &object.finalizers) {
         *finalizers.entry(name).or_default() += 1;
@@ -202,12 +200,21 @@ mod tests {
             cluster.apply(plan).unwrap();
             empty
         };
+        let maps = || cluster.list(&crate::resources::CONFIG_MAPS).len();
         assert!(!round());
-        assert_eq!(cluster.list(&crate::resources::CONFIG_MAPS).len(), 0);
         while !round() {}
+        assert_eq!(maps(), 1, "what a pod may use stays until the pod is gone");
         let status = cluster.get(&NAMESPACES, "", "n").unwrap().value();
-        assert!(crate::pod_facts::is_true(&status, "NamespaceFinalizersRemaining"), "{status}");
+        let message = |kind: &str| {
+            let conditions = status["conditions"].as_array().unwrap();
+            conditions.iter().find(|condition| condition["type"] == kind).map(|condition| condition["message"].as_str().unwrap())
+        };
+        assert_eq!(message("NamespaceContentRemaining"), Some("Some resources are remaining: pods. has 1 resource instances"));
+        let held = "Some content in the namespace has finalizers remaining: example.com/wait in 1 resource instances";
+        assert_eq!(message("NamespaceFinalizersRemaining"), Some(held));
         cluster.change(&pod.key(), |pod| pod["metadata"]["finalizers"] = json!([]));
+        assert!(!round());
+        assert_eq!(maps(), 0);
         assert!(!round());
         assert!(cluster.get(&NAMESPACES, "", "n").is_none());
     }
