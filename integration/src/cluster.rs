@@ -116,9 +116,17 @@ impl Cluster {
     /// # Errors
     /// With what `up` printed.
     pub fn up(name: &str, data_dir: &Path, options: &[&str]) -> Result<Self> {
+        Self::up_with(name, data_dir, options, &[])
+    }
+
+    /// The same with settings in the environment, which the cluster's parts inherit.
+    ///
+    /// # Errors
+    /// With what `up` printed.
+    pub fn up_with(name: &str, data_dir: &Path, options: &[&str], settings: &[(&str, &str)]) -> Result<Self> {
         let mut cluster = Self { binary: binary()?, data_dir: data_dir.to_owned(), kubectl: Kubectl::find(data_dir)?, up: false };
         let mut command = cluster.trierarch(&["up", "--name", name]);
-        command.args(options);
+        command.args(options).envs(settings.iter().copied());
         succeed(&mut command)?;
         cluster.up = true;
         Ok(cluster)
@@ -207,12 +215,29 @@ impl Cluster {
         Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
     }
 
+    /// What a part has logged.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn log(&self, part: &str) -> Result<String> {
+        let path = self.data_dir.join("log").join(format!("{part}.log"));
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// What every master says about its store, by name.
+    ///
+    /// # Errors
+    /// When none can be asked.
+    pub fn raft_status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&succeed(&mut self.trierarch(&["raft", "status", "-o", "json"]))?)?)
+    }
+
     /// The name of the master that leads.
     ///
     /// # Errors
     /// When none does.
     pub fn leader(&self) -> Result<String> {
-        let status: Value = serde_json::from_str(&succeed(&mut self.trierarch(&["raft", "status", "-o", "json"]))?)?;
+        let status = self.raft_status()?;
         let masters = status.as_object().context("raft status prints an object")?;
         let leader = masters.iter().find(|(_, status)| status["role"] == "leader").map(|(name, _)| name.clone());
         leader.with_context(|| format!("no master leads: {status}"))

@@ -1,14 +1,16 @@
 //! What the tests between processes share: a cluster of the real program, the real kubectl, and waiting for conditions.
 //!
 //! Begin with [`cluster`] (a cluster for a test) and [`steps`] (a runner for tests that build on each other); [`traffic`] and [`watching`]
-//! are clients that run on while something dies.
+//! are clients that run on while something dies, [`small_disk`] a disk that fills up, [`traces`] what a cluster leaves behind.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test runner talks to people")]
 
 pub mod cluster;
 pub mod history;
 pub mod load;
+pub mod small_disk;
 pub mod steps;
+pub mod traces;
 pub mod traffic;
 pub mod wait;
 pub mod watching;

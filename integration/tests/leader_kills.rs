@@ -83,13 +83,9 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn status(cluster: &Cluster) -> Result<Value> {
-    Ok(serde_json::from_str(&succeed(&mut cluster.trierarch(&["raft", "status", "-o", "json"]))?)?)
-}
-
 /// The leader of a group in which every master takes part and is up to date.
 fn settled_leader(cluster: &Cluster) -> Result<String> {
-    let status = status(cluster)?;
+    let status = cluster.raft_status()?;
     let masters = status.as_object().context("raft status prints an object")?;
     let number = |status: &Value, field: &str| status[field].as_u64().unwrap_or(0);
     let newest = masters.values().map(|status| number(status, "committed")).max().unwrap_or(0);

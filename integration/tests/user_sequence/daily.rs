@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use trierarch_integration::cluster::Cluster;
+use trierarch_integration::cluster::{Cluster, fail};
 use trierarch_integration::wait::until;
 
 use crate::shop::{self, one_of, pods, ready_pods, text};
@@ -91,6 +91,18 @@ pub(crate) fn exec(cluster: &Cluster) -> Result<()> {
     let received = child.wait_with_output()?.stdout;
     writer.join().map_err(|_panic| anyhow::anyhow!("the writer panicked"))??;
     ensure!(received == sent, "{} bytes of {} came back", received.len(), sent.len());
+    Ok(())
+}
+
+pub(crate) fn mistakes(cluster: &Cluster) -> Result<()> {
+    let pod = one_of(cluster, "app=shop")?;
+    let error = fail(&mut cluster.kubectl_command(&["exec", &pod, "-c", "nobody", "--", "true"]))?;
+    ensure!(error.contains("container nobody is not valid for pod") || error.contains("container not found"), "{error}");
+    let error = fail(&mut cluster.kubectl_command(&["exec", &pod, "-c", "web", "--", "no-such-program"]))?;
+    ensure!(error.contains("no-such-program"), "{error}");
+    let error =
+        fail(&mut cluster.kubectl_command(&["patch", "deployment/shop", "-p", r#"{"spec":{"selector":{"matchLabels":{"a":"b"}}}}"#]))?;
+    ensure!(error.contains("field is immutable") || error.contains("does not match template"), "{error}");
     Ok(())
 }
 

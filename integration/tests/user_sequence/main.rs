@@ -5,11 +5,9 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test runner talks to people")]
 
-mod bad_input;
 mod daily;
 mod faults;
 mod shop;
-mod traces;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,9 +16,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use trierarch_integration::cluster::{Cluster, fail};
 use trierarch_integration::steps::Steps;
+use trierarch_integration::traces::Traces;
 use trierarch_integration::traffic::Traffic;
-
-use crate::traces::Traces;
 
 const NAME: &str = "ut";
 const NETWORK: &str = "10.131.77.0";
@@ -53,7 +50,6 @@ fn main() -> ExitCode {
     steps
         .step("two_nodes_are_ready", |world| two_nodes_are_ready(&world.cluster))
         .step("a_second_up_is_refused", |world| a_second_up_is_refused(&world.cluster))
-        .step("up_says_what_it_needs", |world| bad_input::up_says_what_it_needs(&world.cluster))
         .step("the_shop_is_built_and_pushed", |world| shop::is_built_and_pushed(&world.cluster))
         .step("the_shop_runs_on_both_nodes", |world| shop::runs_on_both_nodes(&world.cluster))
         .step("a_watcher_sees_pods_come", |world| daily::a_watcher_sees_pods_come(&world.cluster))
@@ -71,10 +67,7 @@ fn main() -> ExitCode {
         .step("a_rollout_is_followed_undone_and_restarted", |world| daily::rollout(&world.cluster))
         .step("no_request_was_dropped_by_rollouts", faults::no_request_was_dropped)
         .step("a_deleted_pod_is_replaced", |world| daily::delete_pod(&world.cluster))
-        .step("bad_manifests_are_refused_in_kubernetes_words", |world| bad_input::manifests(&world.cluster))
-        .step("conflicts_are_refused_in_kubernetes_words", |world| bad_input::conflicts(&world.cluster))
-        .step("a_missing_image_is_reported", |world| bad_input::missing_image(&world.cluster))
-        .step("a_damaged_archive_is_refused", |world| bad_input::damaged_archive(&world.cluster))
+        .step("mistakes_with_the_shop_are_refused", |world| daily::mistakes(&world.cluster))
         .step("killed_agents_find_their_containers_again", faults::killed_agents_find_their_containers);
     for round in 1..=5 {
         steps.step(&format!("the_leader_is_killed_{round}_of_5"), move |world| faults::leader_is_killed(world, round));
@@ -88,7 +81,7 @@ fn main() -> ExitCode {
     }
     steps.always("down_leaves_nothing", move |world| {
         world.cluster.down()?;
-        before.compare(&Traces::of_this_machine())
+        before.compare(&Traces::of(NAME))
     });
     steps.finish()
 }
@@ -96,7 +89,7 @@ fn main() -> ExitCode {
 /// Removes what an earlier run may have left, and starts the cluster.
 fn start(data_dir: &Path) -> Result<(Cluster, Traces)> {
     Cluster::remove_leftovers(data_dir)?;
-    let before = Traces::of_this_machine();
+    let before = Traces::of(NAME);
     let options = ["--network", NETWORK, "--port", PORT, "--node-cpus", "2", "--node-memory", "2Gi", "--timeout", "120"];
     Ok((Cluster::up(NAME, data_dir, &options)?, before))
 }

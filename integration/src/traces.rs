@@ -5,11 +5,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::NAME;
-
-/// Everything of this test's cluster that the machine shows; other clusters may come and go meanwhile.
+/// Everything of one cluster below `/var/tmp/trierarch-test` that the machine shows; others may come and go meanwhile.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Traces {
+pub struct Traces {
     links: Vec<String>,
     mounts: Vec<String>,
     namespaces: Vec<String>,
@@ -30,10 +28,11 @@ fn read(path: String) -> String {
 }
 
 impl Traces {
-    pub(crate) fn of_this_machine() -> Self {
-        let folder = format!("/trierarch-test/{NAME}/");
-        let cgroup = format!("trierarch/{NAME}");
-        let own = format!("tri-{NAME}");
+    /// What there is of the cluster `name`.
+    pub fn of(name: &str) -> Self {
+        let folder = format!("/trierarch-test/{name}/");
+        let cgroup = format!("trierarch/{name}");
+        let own = format!("tri-{name}");
         let is_own = |name: &str| name == own || name.starts_with(&format!("{own}-"));
         let pids: Vec<String> = names("/proc").into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect();
         // a mount, or a namespace that a file holds, in any mount namespace
@@ -57,7 +56,11 @@ impl Traces {
         }
     }
 
-    pub(crate) fn compare(&self, after: &Self) -> Result<()> {
+    /// Checks that there is no more and no less than before.
+    ///
+    /// # Errors
+    /// With both.
+    pub fn compare(&self, after: &Self) -> Result<()> {
         ensure!(self == after, "before: {self:#?}\nafter: {after:#?}");
         Ok(())
     }
