@@ -6,12 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use trierarch_raft::{Member, MemberRole, NodeId, Store, StoreConfig};
+use bytes::Bytes;
+use trierarch_raft::{Guard, Member, MemberRole, NodeId, Op, Store, StoreConfig, Txn, TxnId};
 
+use crate::facade::cause;
+use crate::keys;
 use crate::tls::Identity;
 
 /// How long the first member waits for each of the others to be made part of the group.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a member waits for the group to be complete.
+const FORM_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which member of which group this process is.
 #[derive(Clone, Debug, clap::Args)]
@@ -47,7 +52,7 @@ impl MemberArgs {
         Identity::in_directory(&self.identity)
     }
 
-    /// Opens the member; the one with the lowest id makes the group and takes the others in.
+    /// Opens the member; the one with the lowest id makes the group and takes the others in. Returns when the group is complete.
     ///
     /// # Errors
     /// The store does not open, or the group does not form in time.
@@ -61,6 +66,8 @@ impl MemberArgs {
         if self.peers.iter().all(|(id, _)| *id >= self.id) {
             self.make_group(&store).await?;
         }
+        // written when the last member was taken in; a group that was complete before is so still
+        store.view_at_least(1, FORM_PATIENCE).await.context("the group did not form in time")?;
         Ok(store)
     }
 
@@ -72,6 +79,14 @@ impl MemberArgs {
             let member = Member { id: *id, peer_address: address.to_string(), api_address, role: MemberRole::Voter };
             store.add_member(member, JOIN_PATIENCE).await.with_context(|| format!("cannot take in member {id}"))?;
         }
+        let formed = Op::Put { key: Bytes::from_static(keys::FORMED), value: Bytes::new(), split: 0, terms: Vec::new() };
+        let txn = Txn {
+            id: TxnId::random(),
+            guards: vec![Guard::Absent { key: Bytes::from_static(keys::FORMED) }],
+            ops: vec![formed],
+            cause: cause("form"),
+        };
+        store.txn(txn, JOIN_PATIENCE).await.context("cannot note that the group is complete")?;
         Ok(())
     }
 }

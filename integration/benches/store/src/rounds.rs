@@ -52,19 +52,28 @@ pub struct Round {
 /// A call fails, or a process has ended.
 pub async fn measure(system: &System, row: &Row, objects: u64, length: Length, seed: u64) -> anyhow::Result<Round> {
     let endpoint = system.member(row.asked).await?;
-    let start = clock::now() + length.warm_up;
-    let window = Window { start, end: start + length.window };
-    let working = match row.work {
+    // the window begins when everybody is connected, however long that takes
+    let from_now = || {
+        let start = clock::now() + length.warm_up;
+        Window { start, end: start + length.window }
+    };
+    let (working, window) = match row.work {
         Work::Calls { mix, in_flight } => {
             let (connections, depth) = spread(in_flight);
-            let mut loops = tokio::task::JoinSet::new();
+            let mut ready = Vec::with_capacity(connections);
             for connection in 0..connections as u64 {
                 let workload = Workload::new(mix, objects, seed << 8 | connection, Arc::default());
-                loops.spawn(closed_loop(Link::connect(endpoint).await?, workload, depth, window));
+                ready.push((Link::connect(endpoint).await?, workload));
             }
-            loops
+            let window = from_now();
+            let loops = ready.into_iter().map(|(link, workload)| closed_loop(link, workload, depth, window));
+            (tokio::task::JoinSet::from_iter(loops), window)
         }
-        Work::Watch { watchers } => watching::start(endpoint, watchers, window).await?,
+        Work::Watch { watchers } => {
+            let watching = watching::begin(endpoint, watchers).await?;
+            let window = from_now();
+            (watching.start(window), window)
+        }
     };
     let own = [std::process::id()];
     tokio::time::sleep_until(window.start.into()).await;

@@ -30,11 +30,18 @@ struct Progress {
     epoch: Instant,
 }
 
-/// Starts watchers and writer; returns when every watch has begun. The latencies are those from before a write to each event.
+/// Watches that have begun, and a writer that has not.
+pub struct Watching {
+    watchers: Vec<Link>,
+    writer: Link,
+    progress: Arc<Progress>,
+}
+
+/// Begins all watches.
 ///
 /// # Errors
 /// A connection or a watch fails.
-pub async fn start(endpoint: &Endpoint, watchers: usize, window: Window) -> anyhow::Result<JoinSet<anyhow::Result<Measured>>> {
+pub async fn begin(endpoint: &Endpoint, watchers: usize) -> anyhow::Result<Watching> {
     let (connections, each) = spread(watchers);
     let mut links = Vec::new();
     let mut left = watchers;
@@ -57,13 +64,19 @@ pub async fn start(endpoint: &Endpoint, watchers: usize, window: Window) -> anyh
         links.push(link);
     }
     let progress = Progress { watchers: watchers as u64, delivered: AtomicU64::new(0), news: Notify::new(), epoch: clock::now() };
-    let progress = Arc::new(progress);
-    let mut tasks = JoinSet::new();
-    for link in links {
-        tasks.spawn(watch(link, Arc::clone(&progress), window));
+    Ok(Watching { watchers: links, writer: Link::connect(endpoint).await?, progress: Arc::new(progress) })
+}
+
+impl Watching {
+    /// Starts the writer. The latencies are those from before a write to each event.
+    pub fn start(self, window: Window) -> JoinSet<anyhow::Result<Measured>> {
+        let mut tasks = JoinSet::new();
+        for link in self.watchers {
+            tasks.spawn(watch(link, Arc::clone(&self.progress), window));
+        }
+        tasks.spawn(write(self.writer, self.progress, window));
+        tasks
     }
-    tasks.spawn(write(Link::connect(endpoint).await?, progress, window));
-    Ok(tasks)
 }
 
 async fn watch(mut link: Link, progress: Arc<Progress>, window: Window) -> anyhow::Result<Measured> {

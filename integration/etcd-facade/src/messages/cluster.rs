@@ -60,3 +60,31 @@ pub struct StatusResponse {
     #[prost(string, tag = "11")]
     pub storage_version: String,
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct AlarmRequest {
+    /// 0: ask; 1: switch on; 2: switch off.
+    #[prost(int32, tag = "1")]
+    pub action: i32,
+    #[prost(uint64, tag = "2")]
+    pub member_id: u64,
+    /// 0: all; 1: no space; 2: corrupt.
+    #[prost(int32, tag = "3")]
+    pub alarm: i32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct AlarmMember {
+    #[prost(uint64, tag = "1")]
+    pub member_id: u64,
+    #[prost(int32, tag = "2")]
+    pub alarm: i32,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AlarmResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    pub alarms: Vec<AlarmMember>,
+}

@@ -15,11 +15,11 @@ use trierarch_store_bench::{clock, floor};
 /// The store beside etcd.
 #[derive(Parser)]
 struct Args {
-    /// Only rows whose names contain one of these, such as "put 1 KiB" or "watchers".
-    #[arg(long, value_delimiter = ',')]
+    /// Only rows whose names contain one of these, such as "put 1 KiB;watchers".
+    #[arg(long, value_delimiter = ';')]
     rows: Vec<String>,
     /// Only systems with these names: "ours", "ours by etcd's API", "etcd".
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ';')]
     systems: Vec<String>,
     /// Rounds of each row on each system.
     #[arg(long, default_value_t = 5)]

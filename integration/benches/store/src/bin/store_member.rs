@@ -1,4 +1,4 @@
-//! One member of the measured group: the store behind its native protocol.
+//! One member of the measured group: the store behind its native protocol, and behind etcd's API.
 
 use std::net::SocketAddr;
 
@@ -7,6 +7,7 @@ use clap::Parser;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use trierarch_etcd_facade::member::{MemberArgs, numbered};
+use trierarch_etcd_facade::server;
 use trierarch_store_bench::member;
 
 /// A member of the measured group.
@@ -21,12 +22,15 @@ struct Args {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    let id = args.member.id;
-    let address = args.native.iter().find(|(known, _)| *known == id).context("--native does not name this member")?.1;
-    let listener = TcpListener::bind(address).await?;
-    let tls = TlsAcceptor::from(args.member.identity().server(&[])?);
-    let store = args.member.open().await?;
-    member::serve(listener, tls, store).await?;
+    let Args { member: args, native } = Args::parse();
+    let address = native.iter().find(|(known, _)| *known == args.id).context("--native does not name this member")?.1;
+    let (native, grpc) = (TcpListener::bind(address).await?, TcpListener::bind(args.listen()?).await?);
+    let identity = args.identity();
+    let tls = TlsAcceptor::from(identity.server(&[])?);
+    let store = args.open().await?;
+    tokio::try_join!(
+        async { Ok(member::serve(native, tls, store.clone()).await?) },
+        server::serve(grpc, &identity, store.clone(), args.data_dir.clone())
+    )?;
     Ok(())
 }
