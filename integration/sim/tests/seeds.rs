@@ -3,8 +3,8 @@
 use std::process::Command;
 
 fn simulate(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_trierarch-sim")).args(arguments).output().unwrap();
-    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    let output = Command::new(env!("CARGO_BIN_EXE_trierarch-sim")).args(arguments).output().expect("the program is built beside its tests");
+    (output.status.success(), String::from_utf8(output.stdout).expect("it prints text"))
 }
 
 #[test]
