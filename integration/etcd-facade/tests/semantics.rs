@@ -1,4 +1,5 @@
 //! What etcd promises its clients, asked of the facade by a generic gRPC client over TLS.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;

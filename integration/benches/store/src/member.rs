@@ -132,8 +132,7 @@ async fn watch(store: Store, answers: Answers, id: u64, prefix: Bytes) {
         // an empty answer says that nothing is missed from now on
         respond(&answers, id, &Response::Events(Vec::new()));
         loop {
-            let rows: Vec<Bytes> =
-                watcher.next().await?.iter().filter(|event| event.kind == EventKind::Put).map(|event| row(event)).collect();
+            let rows: Vec<Bytes> = watcher.next().await?.iter().filter(|event| event.kind == EventKind::Put).map(row).collect();
             let mut frame = BytesMut::new();
             protocol::encode_events_header(id, rows.iter().map(Bytes::len).sum(), &mut frame);
             rows.iter().for_each(|row| frame.extend_from_slice(row));

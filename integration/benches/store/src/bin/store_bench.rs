@@ -52,6 +52,9 @@ struct Args {
 
 /// Not counted at the start of each round.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// How often what failed is tried again, and when.
+const RETRIES: usize = 2;
+const RETRY_PAUSE: Duration = Duration::from_secs(3);
 const FLOOR: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +94,7 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
         if systems.iter().take(place).any(|earlier| earlier.pids == system.pids) {
             continue;
         }
-        let (per_second, used) = rounds::fill(system, args.objects).await?;
+        let (per_second, used) = patiently(system.name, async || rounds::fill(system, args.objects).await).await?;
         progress(&format!("{}: {} objects, {per_second:.0} a second", system.name, args.objects));
         filled.push(Filled { system: system.name, per_second, used });
     }
@@ -114,13 +117,12 @@ async fn line(args: &Args, systems: &[System], row: &Row, number: u64) -> anyhow
             turns.reverse();
         }
         for (system, (name, rounds)) in turns {
-            let figures =
-                rounds::measure(system, row, args.objects, length, number << 16 | round).await.with_context(|| format!("on {name}"))?;
-            rounds.push(figures);
+            let seed = number << 16 | round;
+            rounds.push(patiently(name, async || rounds::measure(system, row, args.objects, length, seed).await).await?);
         }
     }
     for system in systems {
-        system.compact().await?;
+        patiently(system.name, async || system.compact().await).await?;
     }
     let rates: Vec<String> = measured
         .iter()
@@ -131,6 +133,18 @@ async fn line(args: &Args, systems: &[System], row: &Row, number: u64) -> anyhow
         .collect();
     progress(&format!("{}: {} ({:.0} s)", row.name, rates.join("; "), started.elapsed().as_secs_f64()));
     Ok(Line { name: row.name.clone(), systems: measured })
+}
+
+/// Tries again what failed, twice, and says so: an election in the middle of a round spoils only that.
+async fn patiently<T>(name: &str, mut attempt: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    for _ in 0..RETRIES {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => progress(&format!("{name}: {error}; again")),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    attempt().await.with_context(|| format!("on {name}"))
 }
 
 fn wanted(names: &[String], name: &str) -> bool {
