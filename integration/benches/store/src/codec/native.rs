@@ -1,8 +1,9 @@
-//! The client's side of [`crate::protocol`].
+//! The client's side of [`crate::protocol`]. Keys go where the facade keeps them, so that both ways of speaking see the same objects.
 
 use std::io;
 
 use bytes::BytesMut;
+use trierarch_etcd_facade::keys::stored;
 
 use super::{Call, Codec, Reply};
 use crate::protocol::{self, Request, Response};
@@ -18,11 +19,11 @@ impl Codec for Native {
 
     fn call(&mut self, call: &Call, out: &mut Vec<u8>) -> u64 {
         let request = match call.clone() {
-            Call::Put { key, value } => Request::Put { key, value },
-            Call::Get { key, linearizable } => Request::Get { linearizable, key },
-            Call::Range { prefix, limit } => Request::Range { linearizable: true, limit, prefix },
-            Call::Swap { key, revision, value } => Request::Swap { revision, key, value },
-            Call::Watch { prefix } => Request::Watch { prefix },
+            Call::Put { key, value } => Request::Put { key: stored(&key), value },
+            Call::Get { key, linearizable } => Request::Get { linearizable, key: stored(&key) },
+            Call::Range { prefix, limit } => Request::Range { linearizable: true, limit, prefix: stored(&prefix) },
+            Call::Swap { key, revision, value } => Request::Swap { revision, key: stored(&key), value },
+            Call::Watch { prefix } => Request::Watch { prefix: stored(&prefix) },
             // it bounds its history itself
             Call::Status | Call::Compact { .. } => Request::Status,
         };
@@ -53,5 +54,20 @@ fn reply(response: Response) -> Reply {
             Reply::Status { leads: member == leader, voters: usize::try_from(voters).unwrap_or(usize::MAX) }
         }
         Response::Failed(reason) => Reply::Failed(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn keys_go_where_the_facade_keeps_them() {
+        let (mut native, mut out) = (Native::default(), Vec::new());
+        let id = native.call(&Call::Get { key: Bytes::from_static(b"bench/x"), linearizable: true }, &mut out);
+        let asked = protocol::next_request(&mut BytesMut::from(&out[..]));
+        assert_eq!(asked, Ok(Some((id, Request::Get { linearizable: true, key: Bytes::from_static(b"k/bench/x") }))));
     }
 }
