@@ -135,8 +135,12 @@ pub(crate) fn renewed(world: &mut World) -> Result<()> {
         Ok(())
     })?;
     for master in MASTERS {
-        let log = world.cluster.log(master).context("every master has a log")?;
-        ensure!(log.contains("Renewed this master's certificates"), "{master} says nothing of it");
+        // one that was started again has had its first certificates for less long
+        until("new certificates", PATIENCE, || {
+            let log = world.cluster.log(master).context("every master has a log")?;
+            ensure!(log.contains("Renewed this master's certificates"), "{master} says nothing of it");
+            Ok(())
+        })?;
         // a new client shakes hands anew; peers and agents do when a connection ends
         world.cluster.kubectl(&[&at(master)?, "get", "--raw", "/readyz"])?;
     }

@@ -84,8 +84,8 @@ fn main() -> ExitCode {
         .step("a_master_without_a_single_free_block_comes_back", disk::not_a_single_block)
         .step("a_torn_end_of_the_log_loses_nothing", log_tail::torn)
         .step("a_damaged_log_is_named_and_can_be_replaced", log_tail::damaged)
-        .step("masters_renew_their_certificates", |world| certificates::renewed(world))
-        .step("everything_acknowledged_is_there", |world| everything_is_there(world))
+        .step("masters_renew_their_certificates", certificates::renewed)
+        .step("everything_acknowledged_is_there", everything_is_there)
         .always("down_leaves_nothing", |world| {
             world.disks.clear();
             world.cluster.down()?;

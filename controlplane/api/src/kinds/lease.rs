@@ -36,8 +36,11 @@ fn volatile(before: Option<&Value>, after: Option<&Value>) -> bool {
 
 fn lasting(lease: &Value) -> Value {
     let mut lasting = lease.clone();
-    let fields: [(&[&str], &[&str]); 3] =
-        [(&["spec"], &["renewTime"]), (&["metadata"], &["managedFields", "resourceVersion"]), (&["metadata", "annotations"], &[departure::APPLIED])];
+    let fields: [(&[&str], &[&str]); 3] = [
+        (&["spec"], &["renewTime"]),
+        (&["metadata"], &["managedFields", "resourceVersion"]),
+        (&["metadata", "annotations"], &[departure::APPLIED]),
+    ];
     for (parent, names) in fields {
         let parent = parent.iter().try_fold(&mut lasting, |value, name| value.get_mut(name));
         if let Some(parent) = parent.and_then(Value::as_object_mut) {

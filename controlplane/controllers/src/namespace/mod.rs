@@ -204,7 +204,7 @@ mod tests {
         assert!(!round());
         while !round() {}
         assert_eq!(maps(), 1, "what a pod may use stays until the pod is gone");
-        let status = cluster.get(&NAMESPACES, "", "n").unwrap().value();
+        let status = cluster.get(&NAMESPACES, "", "n").unwrap().value()["status"].clone();
         let message = |kind: &str| {
             let conditions = status["conditions"].as_array().unwrap();
             conditions.iter().find(|condition| condition["type"] == kind).map(|condition| condition["message"].as_str().unwrap())
