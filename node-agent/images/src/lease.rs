@@ -125,9 +125,11 @@ impl Store {
             let path = directory.join(name);
             let Ok(mut file) = File::open(&path) else { continue };
             match file.try_lock() {
-                Ok(()) => {
-                    fs::remove_file(&path).during("remove", &path)?;
-                }
+                // its holder may be removing it at this very moment
+                Ok(()) => match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).during("remove", &path),
+                    _ => {}
+                },
                 Err(TryLockError::WouldBlock) => {
                     let mut text = String::new();
                     file.read_to_string(&mut text).during("read", &path)?;
