@@ -18,9 +18,17 @@ use trierarch_etcd_facade::messages::watch::*;
 use trierarch_etcd_facade::server;
 use trierarch_etcd_facade::tls::Identity;
 
+/// A client.
+#[derive(Clone)]
+struct Client {
+    grpc: Grpc<Channel>,
+}
+
 /// A group of one, and a client of it.
 struct Served {
-    grpc: Grpc<Channel>,
+    client: Client,
+    store: trierarch_raft::Store,
+    server: tokio::task::JoinHandle<()>,
     _directory: tempfile::TempDir,
 }
 
@@ -39,16 +47,40 @@ impl Served {
         };
         let store = args.open().await.unwrap();
         let served = identity.clone();
-        tokio::spawn(async move { server::serve(listener, &served, store, args.data_dir).await });
+        let served_store = store.clone();
+        let server = tokio::spawn(async move { server::serve(listener, &served, served_store, args.data_dir).await.unwrap() });
         let read = |path: &std::path::Path| std::fs::read(path).unwrap();
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(read(&identity.authority)))
             .identity(ClientIdentity::from_pem(read(&identity.certificate), read(&identity.key)))
             .domain_name("localhost");
         let channel = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
-        Self { grpc: Grpc::new(channel), _directory: directory }
+        Self { client: Client { grpc: Grpc::new(channel) }, store, server, _directory: directory }
     }
 
+    /// The databases' threads must not outlive the process.
+    async fn stop(self) {
+        self.server.abort();
+        assert!(self.server.await.is_err_and(|error| error.is_cancelled()));
+        self.store.close().await;
+    }
+}
+
+impl std::ops::Deref for Served {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Served {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Client {
     async fn ask<Q, A>(&mut self, path: &'static str, request: Q) -> Result<A, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
@@ -140,6 +172,7 @@ async fn keys_have_revisions_and_versions() {
     assert_eq!((none.deleted, none.header.unwrap().revision), (0, revision + 2), "nothing happened");
     etcd.put("a", "3").await;
     assert_eq!(etcd.get("a").await.unwrap().version, 1, "it begins anew");
+    etcd.stop().await;
 }
 
 #[tokio::test]
@@ -161,6 +194,7 @@ async fn transactions_compare_then_choose() {
     assert!(!etcd.txn(value, vec![], vec![]).await.unwrap().succeeded, "an absent key has no value, not even an empty one");
     let twice = etcd.txn(vec![], vec![put_op("a", "1"), put_op("a", "2")], vec![]).await.unwrap_err();
     assert_eq!((twice.code(), twice.message()), (Code::InvalidArgument, "etcdserver: duplicate key given in txn request"));
+    etcd.stop().await;
 }
 
 #[tokio::test]
@@ -169,7 +203,7 @@ async fn concurrent_swaps_of_one_key_never_both_win() {
     etcd.put("n", "0").await;
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let mut etcd = Served { grpc: etcd.grpc.clone(), _directory: tempfile::tempdir().unwrap() };
+        let mut etcd = etcd.client.clone();
         workers.spawn(async move {
             let mut won = 0;
             while won < 10 {
@@ -183,6 +217,7 @@ async fn concurrent_swaps_of_one_key_never_both_win() {
     workers.join_all().await;
     let last = etcd.get("n").await.unwrap();
     assert_eq!((last.value, last.version), (bytes("80"), 81));
+    etcd.stop().await;
 }
 
 #[tokio::test]
@@ -211,6 +246,7 @@ async fn ranges_are_cut_counted_and_reach_into_the_past() {
     assert_eq!(etcd.compact(past + 1).await.unwrap_err().code(), Code::OutOfRange, "twice");
     let nameless = etcd.range(RangeRequest::default()).await.unwrap_err();
     assert_eq!(nameless.message(), "etcdserver: key is not provided");
+    etcd.stop().await;
 }
 
 #[tokio::test]
@@ -259,6 +295,7 @@ async fn watches_tell_everything_once_and_in_order() {
     assert!(next(&mut answers).await.created);
     let ended = next(&mut answers).await;
     assert_eq!((ended.canceled, ended.compact_revision), (true, last));
+    etcd.stop().await;
 }
 
 #[tokio::test]
@@ -291,6 +328,7 @@ async fn keys_end_with_their_lease() {
     asks.send(ask(WatchAsk::Create(create("short", "", 0)))).await.unwrap();
     assert!(next(&mut answers).await.created);
     assert_eq!(next(&mut answers).await.events[0].r#type(), EventType::Delete);
+    etcd.stop().await;
 }
 
 #[tokio::test]
@@ -301,4 +339,5 @@ async fn a_member_says_who_it_is() {
     assert!(status.db_size > 0);
     let list: MemberListResponse = etcd.ask("/etcdserverpb.Cluster/MemberList", MemberListRequest { linearizable: true }).await.unwrap();
     assert!(list.members.len() == 1 && list.members[0].client_urls[0].starts_with("https://127.0.0.1:"));
+    etcd.stop().await;
 }
