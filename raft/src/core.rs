@@ -1,5 +1,6 @@
 //! What all parts of an open member share, and what a leader does for itself and for its peers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ use crate::store::{Committed, Leadership, StoreConfig, StoreError};
 
 /// How long to wait for news of a leader before asking again.
 const LEADER_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a voter may take to answer a question about itself.
+const VOTER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// An open member, without the runtime it runs on.
 pub(crate) struct Core {
@@ -181,6 +185,17 @@ impl Core {
             },
             () = replaced => Attempt::Unclear,
         }
+    }
+
+    /// Asks all other voters the same at once: the answers of those that gave one in time.
+    pub(crate) async fn ask_voters(&self, metrics: &Metrics, request: &Request) -> BTreeMap<NodeId, Response> {
+        let membership = metrics.membership_config.membership();
+        let asked = membership.voter_ids().filter(|id| *id != self.config.node_id).map(|id| async move {
+            let address = &membership.get_node(&id)?.peer_address;
+            let answer = tokio::time::timeout(VOTER_PATIENCE, self.peers.call(id, address, request)).await;
+            Some((id, answer.ok()?.ok()?))
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn answer_as_leader(self: &Arc<Self>, request: Request) -> Response {

@@ -11,8 +11,6 @@ use crate::network::messages::{Request, Response};
 const FREE_BYTES_MIN: u64 = 48 << 20;
 /// How often to look at a disk that is written to, or full.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
-/// How long a peer may take to say whether its disk has room.
-const ASK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Refuses new transactions on this member while its disk is nearly full, until the store closes. Only a disk that is written to is looked
 /// at.
@@ -75,16 +73,10 @@ impl Core {
 
     /// Hands leadership to a voter whose disk has room, if there is one.
     async fn hand_over_to_room(self: &Arc<Self>) {
-        let metrics = self.metrics();
-        let membership = metrics.membership_config.membership();
-        for id in membership.voter_ids().filter(|id| *id != self.config.node_id) {
-            let Some(node) = membership.get_node(&id) else { continue };
-            let asked = tokio::time::timeout(ASK_PATIENCE, self.peers.call(id, &node.peer_address, &Request::TakesWrites));
-            if matches!(asked.await, Ok(Ok(Response::Done))) {
-                let handed = self.transfer_as_leader(Some(id)).await;
-                tracing::info!(node = id, ?handed, "Handed leadership over, because the disk is full");
-                return;
-            }
+        let answers = self.ask_voters(&self.metrics(), &Request::TakesWrites).await;
+        if let Some((id, _)) = answers.into_iter().find(|(_, answer)| *answer == Response::Done) {
+            let handed = self.transfer_as_leader(Some(id)).await;
+            tracing::info!(node = id, ?handed, "Handed leadership over, because the disk is full");
         }
     }
 }

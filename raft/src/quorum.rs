@@ -17,8 +17,6 @@ use crate::raft_types::Metrics;
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Silence for so long is no election any more: those take half a second.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
-/// How long a peer may take to say that it lives.
-const ASK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Keeps `no_quorum` current until the store closes: why nothing can be decided, or `None`. Peers are asked only after a silence.
 pub(crate) async fn watch_quorum(core: Arc<Core>, no_quorum: watch::Sender<Option<String>>) {
@@ -60,13 +58,8 @@ async fn ask_around(core: &Arc<Core>, metrics: &Metrics) -> Option<String> {
         .voter_ids()
         .map(|id| (id, membership.get_node(&id).map_or_else(String::new, |node| node.peer_address.clone())))
         .collect();
-    let own_id = core.config.node_id;
-    let asked = voters.iter().filter(|(id, _)| **id != own_id).map(|(id, address)| async move {
-        let answer = tokio::time::timeout(ASK_PATIENCE, core.peers.call(*id, address, &Request::ReadIndex)).await;
-        matches!(answer, Ok(Ok(_))).then_some(*id)
-    });
-    let mut answering: BTreeSet<NodeId> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-    answering.insert(own_id);
+    let mut answering: BTreeSet<NodeId> = core.ask_voters(metrics, &Request::ReadIndex).await.into_keys().collect();
+    answering.insert(core.config.node_id);
     too_few(&voters, &answering)
 }
 

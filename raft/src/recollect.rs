@@ -12,12 +12,11 @@ use crate::command::NodeId;
 use crate::core::Core;
 use crate::doubt::{self, Standing, Suffrage};
 use crate::network::messages::{Append, Request, Response};
-use crate::raft_types::Metrics;
 use crate::records::LogIdRecord;
 
 /// Between two rounds of questions.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
-/// How long a leader, or a voter, may take to answer.
+/// How long a leader may take to answer.
 const ASK_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Core {
@@ -48,6 +47,10 @@ impl Core {
 
     /// Stops raft on this member, which starts over when it is opened again.
     pub(crate) fn diverge(&self) {
+        if self.read_only.lock().is_some() {
+            // it is stopping already
+            return;
+        }
         let reason = "the group has gone on without entries that this member had applied; started again, it takes over the group's state";
         tracing::error!("Stopping: {reason}");
         *self.read_only.lock() = Some(reason.into());
@@ -101,25 +104,14 @@ async fn ask_around(core: &Arc<Core>, since: Instant) {
     if !voters.contains(&core.config.node_id) {
         return;
     }
-    let heard = standings(core, &metrics, &voters).await;
+    let answers = core.ask_voters(&metrics, &Request::Standing).await.into_iter();
+    let standings = answers.filter_map(|(id, answer)| if let Response::Standing(standing) = answer { Some((id, standing)) } else { None });
+    let heard: BTreeMap<NodeId, Standing> = standings.chain([(core.config.node_id, core.standing())]).collect();
     let now = doubt::suffrage(membership.get_joint_config(), &heard, clock::since(since));
     if *core.suffrage.lock() != now {
         tracing::info!(suffrage = ?now, heard = ?heard, "No leader was found, but the other voters answered");
         set_suffrage(core, now);
     }
-}
-
-async fn standings(core: &Arc<Core>, metrics: &Metrics, voters: &BTreeSet<NodeId>) -> BTreeMap<NodeId, Standing> {
-    let own_id = core.config.node_id;
-    let asked = voters.iter().filter(|id| **id != own_id).map(|id| async move {
-        let address = &metrics.membership_config.get_node(id)?.peer_address;
-        match tokio::time::timeout(ASK_PATIENCE, core.peers.call(*id, address, &Request::Standing)).await {
-            Ok(Ok(Response::Standing(standing))) => Some((*id, standing)),
-            _ => None,
-        }
-    });
-    let answers = futures::future::join_all(asked).await;
-    answers.into_iter().flatten().chain([(own_id, core.standing())]).collect()
 }
 
 fn set_suffrage(core: &Core, suffrage: Suffrage) {

@@ -177,14 +177,9 @@ impl Connection {
     }
 
     async fn append_next(&mut self, id: u64, session: u64, append: Append) {
-        self.core.hear();
-        if self.core.contradicts(&append) {
-            self.core.diverge();
-            return self.respond(id, &Response::Failed("this member has to start over".into()));
-        }
-        let request = match append_request(append) {
+        let request = match take_append(&self.core, append) {
             Ok(request) => request,
-            Err(error) => return self.respond(id, &self.core.cannot_read(&error)),
+            Err(refusal) => return self.respond(id, &refusal),
         };
         if self.pipeline.as_ref().is_none_or(|pipeline| pipeline.session != session) {
             self.pipeline = Some(self.start_pipeline(session));
@@ -289,6 +284,16 @@ impl Incoming {
     }
 }
 
+/// What raft is asked for a leader's append, unless it contradicts what was applied here.
+fn take_append(core: &Core, append: Append) -> Result<AppendEntriesRequest<TypeConfig>, Response> {
+    core.hear();
+    if core.contradicts(&append) {
+        core.diverge();
+        return Err(Response::Failed("this member has to start over".into()));
+    }
+    append_request(append).map_err(|error| core.cannot_read(&error))
+}
+
 fn append_request(append: Append) -> io::Result<AppendEntriesRequest<TypeConfig>> {
     Ok(AppendEntriesRequest {
         vote: append.vote.into(),
@@ -309,12 +314,7 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
     let failed = |error: &dyn std::fmt::Display| Response::Failed(error.to_string());
     match request {
         Request::AppendOne(append) => {
-            core.hear();
-            if core.contradicts(&append) {
-                core.diverge();
-                return Err(Response::Failed("this member has to start over".into()));
-            }
-            let request = append_request(append).map_err(|error| core.cannot_read(&error))?;
+            let request = take_append(core, append)?;
             let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;
             match core.raft.append_entries(request).await.map_err(|error| failed(&error))? {
