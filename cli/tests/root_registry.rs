@@ -2,85 +2,27 @@
 //! from the other. Needs root, because building images does.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+mod support;
+
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
-use trierarch_client::tls::ClientIdentity;
-use trierarch_client::{Client, Config};
-use trierarch_controlplane::identity::{Bundle, LeafRequest, pki};
+use support::{Master, eventually};
+use trierarch_controlplane::identity::{Bundle, pki};
 use trierarch_images::{Auth, Image, Mirror, Progress, Reference, RegistryOptions, Store};
 
-/// A master process; it ends with the test.
-struct Master {
-    child: Child,
-    api: u16,
-    dir: PathBuf,
+fn store(master: &Master) -> Store {
+    Store::open(master.dir.join("images")).unwrap()
 }
 
-impl Drop for Master {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _ended_already = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn master(dir: &Path, name: &str, more: &[&str]) -> Master {
-    let (api, peer, dir) = (free_port(), free_port(), dir.join(name));
-    std::fs::create_dir_all(&dir).unwrap();
-    let log = std::fs::File::create(dir.join("log")).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_trierarch"))
-        .args(["server", "--name", name, "--listen", &format!("127.0.0.1:{api}"), "--peer-listen", &format!("127.0.0.1:{peer}")])
-        .arg("--data-dir")
-        .arg(&dir)
-        .args(more)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    Master { child, api, dir }
-}
-
-impl Master {
-    fn client(&self, bundle: &Bundle) -> Client {
-        let admin = bundle.cluster.issue(&LeafRequest::client("admin", Some("system:masters")), jiff::Timestamp::now()).unwrap();
-        let identity = ClientIdentity::from_pem(&admin.certificate_pem, &admin.key_pem).unwrap();
-        let tls = Arc::new(trierarch_client::tls::config(&bundle.cluster.certificate_pem, Some(identity)).unwrap());
-        let servers = vec![format!("https://127.0.0.1:{}", self.api)];
-        Client::new(Config { servers, tls, token: None, user_agent: "test".to_owned(), timeout: Duration::from_secs(5) }).unwrap()
-    }
-
-    fn store(&self) -> Store {
-        Store::open(self.dir.join("images")).unwrap()
-    }
-
-    fn options(&self, bundle: &Bundle, token: &str) -> RegistryOptions {
-        let mirror = Mirror {
-            url: format!("https://127.0.0.1:{}", self.api),
-            auth: Auth::Bearer(token.to_owned()),
-            ca_pem: Some(bundle.cluster.certificate_pem.clone().into_bytes()),
-        };
-        RegistryOptions { mirrors: vec![mirror], mirrors_only: true, ..RegistryOptions::default() }
-    }
-}
-
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let mut ticks = tokio::time::interval(Duration::from_millis(50));
-    for _ in 0..600 {
-        ticks.tick().await;
-        if let Some(found) = look().await {
-            return found;
-        }
-    }
-    panic!("waited in vain: {what}");
+fn options(master: &Master, bundle: &Bundle, token: &str) -> RegistryOptions {
+    let mirror = Mirror {
+        url: master.url(),
+        auth: Auth::Bearer(token.to_owned()),
+        ca_pem: Some(bundle.cluster.certificate_pem.clone().into_bytes()),
+    };
+    RegistryOptions { mirrors: vec![mirror], mirrors_only: true, ..RegistryOptions::default() }
 }
 
 /// An image in a store, whose one file holds `text`.
@@ -106,7 +48,7 @@ fn reference(name: &str) -> Reference {
 async fn a_push_is_on_two_masters_before_it_is_acknowledged() {
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
-    let first = master(dir.path(), "m1", &["--init"]);
+    let first = Master::start(dir.path(), "m1", &["--init"]);
     let bundle = eventually("the first master's secrets", async || pki::load_bundle(&first.dir).ok().flatten()).await;
     let client = first.client(&bundle);
     let token: Value = {
@@ -119,12 +61,12 @@ async fn a_push_is_on_two_masters_before_it_is_acknowledged() {
 
     // alone, it acknowledges by itself
     let image = built(dir.path(), "local", "alone:1", "a");
-    trierarch_images::push(&local, &image, &reference("alone:1"), &first.options(&bundle, &token), Progress::none()).await.unwrap();
+    trierarch_images::push(&local, &image, &reference("alone:1"), &options(&first, &bundle, &token), Progress::none()).await.unwrap();
 
     std::fs::write(dir.path().join("token"), bundle.token().unwrap().to_string()).unwrap();
     let token_file = dir.path().join("token");
     let join = format!("https://127.0.0.1:{}", first.api);
-    let second = master(dir.path(), "m2", &["--join", &join, "--token-file", token_file.to_str().unwrap()]);
+    let second = Master::start(dir.path(), "m2", &["--join", &join, "--token-file", token_file.to_str().unwrap()]);
     eventually("two voters", async || {
         let status: Value = client.get("/raft/v1/status").await.ok()?;
         let voters = status["members"].as_array()?.iter().filter(|member| member["role"] == "Voter").count();
@@ -135,26 +77,27 @@ async fn a_push_is_on_two_masters_before_it_is_acknowledged() {
     eventually("the second master's answer", async || other.get::<Value>("/api/v1/namespaces/kube-system").await.ok()).await;
 
     let image = built(dir.path(), "local", "both:1", "b");
-    trierarch_images::push(&local, &image, &reference("both:1"), &first.options(&bundle, &token), Progress::none()).await.unwrap();
+    trierarch_images::push(&local, &image, &reference("both:1"), &options(&first, &bundle, &token), Progress::none()).await.unwrap();
     for master in [&first, &second] {
-        let held = master.store().get(&reference("both:1")).unwrap().expect("held by every master once the push is acknowledged");
+        let held = store(master).get(&reference("both:1")).unwrap().expect("held by every master once the push is acknowledged");
         assert_eq!(held.target, image.target);
         for layer in &held.layers {
-            assert_eq!(master.store().verify_blob(&layer.digest).unwrap(), layer.size);
+            assert_eq!(store(master).verify_blob(&layer.digest).unwrap(), layer.size);
         }
     }
 
     // what only one has, the other fetches when it is asked
     let fetched = Store::open(dir.path().join("fetched/images")).unwrap();
-    let image = trierarch_images::pull(&fetched, &reference("alone:1"), &second.options(&bundle, &token), Progress::none()).await.unwrap();
-    assert_eq!(second.store().get(&reference("alone:1")).unwrap().expect("fetched from the first master").target, image.target);
-    let missing = trierarch_images::pull(&fetched, &reference("nobody:1"), &second.options(&bundle, &token), Progress::none()).await;
+    let image =
+        trierarch_images::pull(&fetched, &reference("alone:1"), &options(&second, &bundle, &token), Progress::none()).await.unwrap();
+    assert_eq!(store(&second).get(&reference("alone:1")).unwrap().expect("fetched from the first master").target, image.target);
+    let missing = trierarch_images::pull(&fetched, &reference("nobody:1"), &options(&second, &bundle, &token), Progress::none()).await;
     assert!(missing.unwrap_err().to_string().contains("docker.io/library/nobody:1: not found"));
 
     // without a second master a push is not acknowledged
     drop(second);
     let image = built(dir.path(), "local", "lost:1", "c");
-    let refused = trierarch_images::push(&local, &image, &reference("lost:1"), &first.options(&bundle, &token), Progress::none()).await;
+    let refused = trierarch_images::push(&local, &image, &reference("lost:1"), &options(&first, &bundle, &token), Progress::none()).await;
     let text = trierarch_images::chain(&refused.unwrap_err());
     assert!(text.contains("no second master holds docker.io/library/lost:1"), "{text}");
 }

@@ -1,69 +1,16 @@
 //! What an operator does to the store with the program itself, on masters that share nothing: look, save, remove and join, restore, recover.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+mod support;
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use trierarch_client::tls::ClientIdentity;
-use trierarch_client::{Client, Config};
+use support::{Master, eventually};
+use trierarch_client::Client;
 use trierarch_controlplane::identity::{Bundle, LeafRequest, pki};
-
-/// A master process; it ends with the test.
-struct Master {
-    child: Child,
-    api: u16,
-    peer: u16,
-    dir: PathBuf,
-}
-
-impl Drop for Master {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _ended_already = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-impl Master {
-    fn start(dir: &Path, name: &str, more: &[&str]) -> Self {
-        Self::start_at(&dir.join(name), (free_port(), free_port()), more)
-    }
-
-    fn start_at(dir: &Path, (api, peer): (u16, u16), more: &[&str]) -> Self {
-        std::fs::create_dir_all(dir).unwrap();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_trierarch"))
-            .args(["server", "--name", "m", "--listen", &format!("127.0.0.1:{api}"), "--peer-listen", &format!("127.0.0.1:{peer}")])
-            .arg("--data-dir")
-            .arg(dir)
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { child, api, peer, dir: dir.to_owned() }
-    }
-
-    /// Ends it as a power cut does; returns where it was.
-    fn kill(mut self) -> (PathBuf, (u16, u16)) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        (self.dir.clone(), (self.api, self.peer))
-    }
-
-    fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api)
-    }
-}
 
 /// An administrator and his program.
 struct Operator {
@@ -72,24 +19,6 @@ struct Operator {
 }
 
 impl Operator {
-    fn client(&self, master: &Master) -> Client {
-        let admin = self.bundle.cluster.issue(&LeafRequest::client("admin", Some("system:masters")), jiff::Timestamp::now()).unwrap();
-        self.client_of(master, &admin.certificate_pem, &admin.key_pem)
-    }
-
-    fn client_of(&self, master: &Master, certificate: &str, key: &str) -> Client {
-        let identity = ClientIdentity::from_pem(certificate, key).unwrap();
-        let tls = Arc::new(trierarch_client::tls::config(&self.bundle.cluster.certificate_pem, Some(identity)).unwrap());
-        Client::new(Config {
-            servers: vec![master.url()],
-            tls,
-            token: None,
-            user_agent: "test".to_owned(),
-            timeout: Duration::from_secs(5),
-        })
-        .unwrap()
-    }
-
     /// `trierarch raft`, with a kubeconfig that leads to `master`.
     fn raft(&self, master: &Master, args: &[&str]) -> Output {
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
@@ -130,17 +59,6 @@ fn fails(output: &Output) -> String {
     text(output)
 }
 
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let mut ticks = tokio::time::interval(Duration::from_millis(50));
-    for _ in 0..1200 {
-        ticks.tick().await;
-        if let Some(found) = look().await {
-            return found;
-        }
-    }
-    panic!("waited in vain: {what}");
-}
-
 async fn until_voters(client: &Client, count: usize) -> Vec<u64> {
     eventually("all members vote", async || {
         let status: Value = client.get("/raft/v1/status").await.ok()?;
@@ -171,7 +89,7 @@ async fn a_cluster_is_saved_lost_and_brought_back() {
     std::fs::write(&token_file, bundle.token().unwrap().to_string()).unwrap();
     let token_file = token_file.to_str().unwrap();
     let operator = Operator { dir: dir.path().to_owned(), bundle };
-    let client = operator.client(&first);
+    let client = first.client(&operator.bundle);
     until_readable(&client, "/api/v1/namespaces/default").await;
     let url = first.url();
     let join = ["--join", url.as_str(), "--token-file", token_file];
@@ -200,7 +118,7 @@ async fn a_cluster_is_saved_lost_and_brought_back() {
         "subjects": [{"kind": "User", "name": "viewer", "apiGroup": "rbac.authorization.k8s.io"}]});
     let _role: Value = client.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role).await.unwrap();
     let _binding: Value = client.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.unwrap();
-    let viewer = operator.client_of(&first, &viewer.certificate_pem, &viewer.key_pem);
+    let viewer = first.client_of(&operator.bundle, &viewer.certificate_pem, &viewer.key_pem);
     until_readable(&viewer, "/raft/v1/status").await;
     for (method, path, verb) in [(http::Method::GET, "/raft/v1/backup", "backup"), (http::Method::POST, "/raft/v1/campaign", "operate")] {
         let request = trierarch_client::Request { method, path: path.to_owned(), ..trierarch_client::Request::default() };
@@ -249,7 +167,7 @@ async fn a_cluster_is_saved_lost_and_brought_back() {
     let told = succeeds(&operator.raft(&wiped, &["recover", "--data-dir", fourth_dir.to_str().unwrap(), "--yes"]));
     assert!(told.contains("forgets    member 1 (127.0.0.1:") && told.contains("is the only one of its cluster now"), "{told}");
     let alone = Master::start_at(&fourth_dir, fourth_ports, &[]);
-    let client = operator.client(&alone);
+    let client = alone.client(&operator.bundle);
     for name in ["kept", "later"] {
         until_readable(&client, &format!("{MAPS}/{name}")).await;
     }
@@ -276,7 +194,7 @@ async fn a_cluster_is_saved_lost_and_brought_back() {
     succeeds(&operator.raft(&wiped, &["restore", &file("save"), "--data-dir", target, "--token-file", token_file]));
     let master = Master::start_at(&restored, first_ports, &[]);
     // the old administrator's certificate is as good as before
-    let client = operator.client(&master);
+    let client = master.client(&operator.bundle);
     let again = until_readable(&client, &format!("{MAPS}/kept")).await;
     assert_eq!((again["metadata"]["uid"].clone(), version(&again)), (kept["metadata"]["uid"].clone(), version(&kept)));
     assert!(client.get::<Value>(&format!("{MAPS}/later")).await.is_err_and(|error| error.is_not_found()));
