@@ -43,34 +43,29 @@ fn newest_log(data_dir: &Path, master: &str) -> Result<(PathBuf, u64)> {
     found.pop().context("the log has no file")
 }
 
-pub(crate) fn torn(world: &mut World) -> Result<()> {
+/// Kills a follower that has a log to lose, and does `strike` to the file that was written to last, whose length it is told.
+fn struck(world: &mut World, strike: impl FnOnce(&std::fs::File, u64) -> Result<()>) -> Result<&'static str> {
     settled(&world.cluster)?;
     for _ in 0..3 {
         world.write(100)?;
     }
     let follower = world.follower()?;
     up_to_date(&world.cluster, follower)?;
-    let data_dir = world.cluster.data_dir().to_owned();
     killed(&world.cluster, follower, || {
-        let (path, length) = newest_log(&data_dir, follower)?;
-        std::fs::OpenOptions::new().write(true).open(path)?.set_len(length.saturating_sub(7))?;
-        Ok(())
+        let (path, length) = newest_log(world.cluster.data_dir(), follower)?;
+        strike(&std::fs::OpenOptions::new().read(true).write(true).open(path)?, length)
     })?;
+    Ok(follower)
+}
+
+pub(crate) fn torn(world: &mut World) -> Result<()> {
+    struck(world, |file, length| Ok(file.set_len(length.saturating_sub(7))?))?;
     world.write(100)?;
     settled(&world.cluster)
 }
 
 pub(crate) fn damaged(world: &mut World) -> Result<()> {
-    settled(&world.cluster)?;
-    for _ in 0..3 {
-        world.write(100)?;
-    }
-    let follower = world.follower()?;
-    up_to_date(&world.cluster, follower)?;
-    let data_dir = world.cluster.data_dir().to_owned();
-    killed(&world.cluster, follower, || {
-        let (path, length) = newest_log(&data_dir, follower)?;
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let follower = struck(world, |file, length| {
         let mut tail = [0_u8; 32];
         file.read_exact_at(&mut tail, length - 32)?;
         tail.iter_mut().for_each(|byte| *byte ^= 0xff);
@@ -84,7 +79,7 @@ pub(crate) fn damaged(world: &mut World) -> Result<()> {
     })?;
     world.write(100)?;
     // as the message says: its directory is kept, and it begins again with an empty one
-    let directory = data_dir.join("masters").join(follower);
+    let directory = world.cluster.data_dir().join("masters").join(follower);
     std::fs::rename(&directory, directory.with_extension("damaged"))?;
     settled(&world.cluster)?;
     world.write(100)

@@ -11,7 +11,9 @@ use trierarch_integration::wait::until;
 use crate::{NODES, PATIENCE};
 
 pub(crate) fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/demo/shop")
+    // asked when it runs: a target directory may be shared with another checkout
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs this test");
+    Path::new(&package).join("../docs/demo/shop")
 }
 
 pub(crate) fn is_built_and_pushed(cluster: &Cluster) -> Result<()> {
