@@ -17,18 +17,37 @@ install_missing() {
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
 }
 
+# Rust by rustup: Debian's package where there is one (13 and later), else the Rust project's own installer, checked against its published sum.
+install_rust() {
+  if ! install_missing rustup:rustup 2>/dev/null; then
+    install_missing curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates || return
+    local from work
+    from=${RUSTUP_UPDATE_ROOT:-https://static.rust-lang.org/rustup}/dist/$(uname -m)-unknown-linux-gnu
+    work=$(mktemp -d)
+    say "installing rustup from $from"
+    (cd "$work" && curl -fsSL --retry 3 -o rustup-init "$from/rustup-init" && curl -fsSL --retry 3 "$from/rustup-init.sha256" |
+      awk '{print $1 "  rustup-init"}' | sha256sum --check --quiet && chmod +x rustup-init &&
+      ./rustup-init -y --quiet --no-modify-path --default-toolchain none >/dev/null)
+    local code=$?
+    rm -rf "$work"
+    [ $code = 0 ] || return $code
+    PATH=$HOME/.cargo/bin:$PATH
+  fi
+  say 'installing the Rust toolchain'
+  rustup default stable >/dev/null
+}
+
 # What compiling needs: a C++ compiler and libclang for RocksDB, Rust for the rest.
 prepare_build() {
   [ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
-  install_missing g++:g++ make:make
+  # cargo fetches crates over TLS
+  install_missing g++:g++ make:make /etc/ssl/certs/ca-certificates.crt:ca-certificates
   # bindgen loads libclang itself; libclang-cpp, which other packages bring, will not do
   if ! compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null && ! compgen -G '/usr/lib/*/libclang[.-][s0-9]*' >/dev/null; then
     install_missing /nonexistent/clang:clang /nonexistent/libclang:libclang-dev
   fi
-  if ! command -v cargo >/dev/null; then
-    install_missing rustup:rustup || { say "Rust is missing: install it with rustup (https://rustup.rs) and run this again"; return 1; }
-    rustup default stable >/dev/null
-  fi
+  command -v cargo >/dev/null || install_rust ||
+    { say "Rust is missing and could not be installed: see https://rustup.rs, then run this again"; return 1; }
   eval "$(raft/rocksdb.sh env)"
 }
 
