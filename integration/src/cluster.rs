@@ -1,10 +1,20 @@
 //! A cluster of the real program, started as a user starts it.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use kube::config::Kubeconfig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+
+use crate::wait::until;
+
+/// How long a killed process may take to be gone.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A cluster. Dropping it takes it down.
 pub struct Cluster {
@@ -230,6 +240,117 @@ impl Cluster {
     /// When none can be asked.
     pub fn raft_status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&succeed(&mut self.trierarch(&["raft", "status", "-o", "json"]))?)?)
+    }
+
+    /// The names of the masters.
+    ///
+    /// # Errors
+    /// When the cluster's description cannot be read.
+    pub fn masters(&self) -> Result<Vec<String>> {
+        Ok(self.hosts()?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Where a master is.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn address(&self, master: &str) -> Result<Ipv4Addr> {
+        let found = self.hosts()?.into_iter().find(|(name, _)| name == master);
+        found.map(|(_, address)| address).with_context(|| format!("no master {master}"))
+    }
+
+    fn hosts(&self) -> Result<Vec<(String, Ipv4Addr)>> {
+        let path = self.data_dir.join("cluster.json");
+        let described: Value = serde_json::from_slice(&std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
+        let masters = described["masters"].as_array().context("the description names no masters")?;
+        let host = |host: &Value| Some((host["name"].as_str()?.to_owned(), host["address"].as_str()?.parse().ok()?));
+        masters.iter().map(|master| host(master).with_context(|| format!("{master} is no master"))).collect()
+    }
+
+    /// A master's network namespace.
+    pub fn netns(&self, master: &str) -> PathBuf {
+        self.data_dir.join("run/netns").join(master)
+    }
+
+    /// The address of a master's API.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn server(&self, master: &str) -> Result<String> {
+        Ok(format!("https://{}:6443", self.address(master)?))
+    }
+
+    /// The administrator's way to one master, past the address that leads to all of them.
+    ///
+    /// # Errors
+    /// There is none of that name, or no kubeconfig.
+    pub fn entrance(&self, master: &str) -> Result<Kubeconfig> {
+        let mut kubeconfig = Kubeconfig::read_from(self.kubeconfig()).context("cannot read the kubeconfig")?;
+        let clusters = kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut());
+        for cluster in clusters {
+            cluster.server = Some(self.server(master)?);
+        }
+        Ok(kubeconfig)
+    }
+
+    /// Kills those of these masters that run, as a crash does, and changes something before the supervisor starts them again.
+    ///
+    /// # Errors
+    /// When one does not end, or the change fails. They are started again in any case.
+    pub fn crash(&self, masters: &[&str], change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let supervisor = Pid::from_raw(self.pid("supervisor")?);
+        kill(supervisor, Signal::SIGSTOP)?;
+        let changed = masters.iter().try_for_each(|master| self.end(master)).and_then(|()| change());
+        kill(supervisor, Signal::SIGCONT)?;
+        changed
+    }
+
+    /// Kills a master, if it runs, and waits until it is gone.
+    fn end(&self, master: &str) -> Result<()> {
+        let Ok(pid) = self.pid(master) else { return Ok(()) };
+        // it may have ended meanwhile
+        let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        until("the end of a master", END_PATIENCE, || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").map_or("gone", |(_, rest)| rest.get(..1).unwrap_or_default());
+            ensure!(["gone", "Z"].contains(&state), "{stat}");
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Waits until a master takes part and has everything that was committed when this was called.
+    ///
+    /// # Errors
+    /// After `patience`, with what it says of itself.
+    pub fn up_to_date(&self, master: &str, patience: Duration) -> Result<()> {
+        let number = |status: &Value, field: &str| status[field].as_u64().unwrap_or(0);
+        let status = self.raft_status()?;
+        let newest = status.as_object().into_iter().flat_map(|masters| masters.values()).map(|one| number(one, "committed")).max();
+        until("a master that is up to date", patience, || {
+            let status = self.raft_status()?[master].clone();
+            let takes_part = matches!(status["role"].as_str(), Some("leader" | "follower"));
+            ensure!(takes_part && number(&status, "applied") >= newest.unwrap_or(0), "{newest:?} are committed; {master} says {status}");
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Waits until all masters vote and are up to date, and returns who leads.
+    ///
+    /// # Errors
+    /// After `patience`, with what is still missing.
+    pub fn settled(&self, patience: Duration) -> Result<String> {
+        let masters = self.masters()?;
+        masters.iter().try_for_each(|master| self.up_to_date(master, patience))?;
+        let (leader, _) = until("a group of all masters", patience, || {
+            let leader = self.leader()?;
+            let members = self.raft_status()?[&leader]["members"].clone();
+            let voters = members.as_array().into_iter().flatten().filter(|member| member["role"] == "Voter").count();
+            ensure!(voters == masters.len() && members.as_array().is_some_and(|all| all.len() == voters), "{members}");
+            Ok(leader)
+        })?;
+        Ok(leader)
     }
 
     /// The name of the master that leads.

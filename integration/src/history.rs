@@ -1,9 +1,10 @@
-//! What clients were told, and what that forbids: the checker of [`crate::load`]. Pure, so that it can be shown to notice each fault.
+//! What clients were told about writes, and what that forbids in the end; and how long they waited. Pure, so that it can be shown to notice
+//! each fault. What reads may show meanwhile is judged by [`crate::linearizability`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// An answer to a write.
+/// An answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
     /// It took effect.
@@ -12,6 +13,8 @@ pub enum Answer<T> {
     Exists(String),
     /// 409, the object is another one by now.
     Conflict(String),
+    /// 404, it is not there.
+    Missing(String),
     /// It did not take effect and never will.
     Refused(String),
     /// Nobody knows.
@@ -19,71 +22,19 @@ pub enum Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// Whether the client has to begin again.
-    pub fn failed(&self) -> bool {
-        !matches!(self, Self::Done(_))
+    /// Whether the client needs another connection: nobody decided about what it asked.
+    pub fn undecided(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Unknown(_))
     }
 }
 
-/// What was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// A new object under a name that was sent once.
-    Create {
-        /// Its name.
-        name: String,
-    },
-    /// The client's own counter.
-    Own {
-        /// Its value.
-        value: u64,
-    },
-    /// The counter that all clients share.
-    Shared {
-        /// Its value.
-        total: u64,
-        /// The client's part of it.
-        value: u64,
-    },
-}
-
-/// What one client knows of a counter that only it changes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counter {
-    known: u64,
-    /// A write of unknown outcome is on its way: it may take effect at any time, until a later one was acknowledged. As each names the
-    /// version that it was decided on, no more than one of several can.
-    in_limbo: bool,
-}
-
-impl Counter {
-    fn acknowledged(&mut self, value: u64) {
-        *self = Self { known: value, in_limbo: false };
-    }
-
-    /// Whether a read may show `found`; what is known then.
-    fn shows(&mut self, found: u64) -> bool {
-        if self.in_limbo && found == self.known + 1 {
-            self.acknowledged(found);
-        }
-        found == self.known
-    }
-}
-
-#[derive(Debug, Default)]
-struct Client {
-    own: Counter,
-    shared: Counter,
-    acknowledged: Vec<Instant>,
-}
-
-/// Everything that the clients of a run were told.
+/// Everything that the clients of a run were told about their writes.
 #[derive(Debug, Default)]
 pub struct History {
-    clients: Vec<Client>,
+    /// When each client's writes were acknowledged.
+    acknowledged: Vec<Vec<Instant>>,
     created: BTreeSet<String>,
     refused: BTreeMap<String, String>,
-    total: u64,
     unknown: usize,
     refusals: BTreeMap<String, usize>,
     violations: Vec<String>,
@@ -92,71 +43,29 @@ pub struct History {
 impl History {
     /// Nothing has happened yet.
     pub fn new(clients: usize) -> Self {
-        Self { clients: (0..clients).map(|_| Client::default()).collect(), ..Self::default() }
+        Self { acknowledged: vec![Vec::new(); clients], ..Self::default() }
     }
 
-    /// How many clients there are.
-    pub fn clients(&self) -> usize {
-        self.clients.len()
-    }
-
-    /// Notes an answer.
-    pub fn record<T>(&mut self, id: usize, write: Write, answer: &Answer<T>, answered: Instant) {
+    /// Notes the answer to a write.
+    pub fn note<T>(&mut self, client: usize, answer: &Answer<T>, answered: Instant) {
         match answer {
-            Answer::Done(_) => self.clients[id].acknowledged.push(answered),
+            Answer::Done(_) => self.acknowledged[client].push(answered),
             Answer::Unknown(_) => self.unknown += 1,
             Answer::Refused(why) => *self.refusals.entry(why.clone()).or_default() += 1,
-            Answer::Exists(_) | Answer::Conflict(_) => {}
+            Answer::Exists(_) | Answer::Conflict(_) | Answer::Missing(_) => {}
         }
-        let client = &mut self.clients[id];
-        match (write, answer) {
-            (Write::Create { name }, Answer::Done(_)) => drop(self.created.insert(name)),
-            (Write::Create { name }, Answer::Refused(why)) => drop(self.refused.insert(name, why.clone())),
-            (Write::Create { name }, Answer::Exists(why) | Answer::Conflict(why)) => {
-                self.violations.push(format!("client {id} sent the create of {name} once and was told: {why}"));
+    }
+
+    /// Notes the answer to the creation of an object under a name that was sent exactly once.
+    pub fn note_creation<T>(&mut self, client: usize, name: String, answer: &Answer<T>, answered: Instant) {
+        self.note(client, answer, answered);
+        match answer {
+            Answer::Done(_) => drop(self.created.insert(name)),
+            Answer::Refused(why) => drop(self.refused.insert(name, why.clone())),
+            Answer::Exists(why) | Answer::Conflict(why) | Answer::Missing(why) => {
+                self.violations.push(format!("client {client} sent the create of {name} once and was told: {why}"));
             }
-            (Write::Own { value }, Answer::Done(_)) => client.own.acknowledged(value),
-            (Write::Own { .. }, Answer::Unknown(_)) => client.own.in_limbo = true,
-            (Write::Own { .. }, Answer::Conflict(_)) if client.own.in_limbo => {}
-            (Write::Own { value }, Answer::Exists(why) | Answer::Conflict(why)) => {
-                self.violations.push(format!("client {id} is alone on its object, wrote {value} once and was told: {why}"));
-            }
-            (Write::Shared { total, value }, Answer::Done(_)) => {
-                client.shared.acknowledged(value);
-                self.total = self.total.max(total);
-            }
-            (Write::Shared { .. }, Answer::Unknown(_)) => client.shared.in_limbo = true,
-            // others write it, too
-            (Write::Shared { .. }, Answer::Exists(_) | Answer::Conflict(_)) => {}
-            (Write::Create { .. }, Answer::Unknown(_)) | (Write::Own { .. } | Write::Shared { .. }, Answer::Refused(_)) => {}
-        }
-    }
-
-    /// The highest total that anybody was told; a read that begins now must not show less.
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// A read of the shared counter that began when `floor` was the total.
-    pub fn found_total(&mut self, floor: u64, found: u64) {
-        if found < floor {
-            self.violations.push(format!("a read showed the total {found} after {floor} was acknowledged"));
-        }
-    }
-
-    /// A client has read its own counter.
-    pub fn found_own(&mut self, id: usize, found: u64) {
-        let counter = &mut self.clients[id].own;
-        if !counter.shows(found) {
-            self.violations.push(format!("the counter of client {id} is {found} after {counter:?}"));
-        }
-    }
-
-    /// A client has read its part of the shared counter.
-    pub fn found_shared(&mut self, id: usize, found: u64) {
-        let counter = &mut self.clients[id].shared;
-        if !counter.shows(found) {
-            self.violations.push(format!("the part of client {id} in the shared counter is {found} after {counter:?}"));
+            Answer::Unknown(_) => {}
         }
     }
 
@@ -172,34 +81,23 @@ impl History {
         }
     }
 
-    /// A client's counters in the end; `None`: the object is gone.
-    pub fn ended_with(&mut self, id: usize, own: Option<u64>, shared: Option<u64>) {
-        match (own, shared) {
-            (Some(own), Some(shared)) => {
-                self.found_own(id, own);
-                self.found_shared(id, shared);
-            }
-            _ => self.violations.push(format!("a counter of client {id} is gone")),
-        }
-    }
-
-    /// The shared total in the end; the clients' parts are known by then.
-    pub fn ended_with_total(&mut self, total: Option<u64>) {
-        let parts: u64 = self.clients.iter().map(|client| client.shared.known).sum();
-        if total != Some(parts) {
-            self.violations.push(format!("the shared total is {total:?}, its parts make {parts}"));
-        }
-    }
-
     /// How many writes were acknowledged to the client that got the fewest since `since`.
-    pub fn acknowledged_since(&self, since: Instant) -> usize {
-        let counts = self.clients.iter().map(|client| client.acknowledged.iter().rev().take_while(|at| **at > since).count());
-        counts.min().unwrap_or(0)
+    pub fn fewest_since(&self, since: Instant) -> usize {
+        self.counts_since(since).min().unwrap_or(0)
+    }
+
+    /// The same for the client that got the most.
+    pub fn most_since(&self, since: Instant) -> usize {
+        self.counts_since(since).max().unwrap_or(0)
+    }
+
+    fn counts_since(&self, since: Instant) -> impl Iterator<Item = usize> {
+        self.acknowledged.iter().map(move |times| times.iter().rev().take_while(|at| **at > since).count())
     }
 
     /// The longest time between two acknowledged writes of one client that overlaps `[from, to]`.
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
-        let gaps = self.clients.iter().flat_map(|client| client.acknowledged.windows(2));
+        let gaps = self.acknowledged.iter().flat_map(|times| times.windows(2));
         gaps.filter(|pair| pair[1] >= from && pair[0] <= to).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
@@ -208,14 +106,14 @@ impl History {
         &self.violations
     }
 
-    /// Names that were acknowledged.
+    /// Names whose creation was acknowledged.
     pub fn created(&self) -> &BTreeSet<String> {
         &self.created
     }
 
     /// The run in one line.
     pub fn summary(&self) -> String {
-        let acknowledged: usize = self.clients.iter().map(|client| client.acknowledged.len()).sum();
+        let acknowledged: usize = self.acknowledged.iter().map(Vec::len).sum();
         let refused: usize = self.refusals.values().sum();
         let mut text = format!("{acknowledged} writes acknowledged, {} of unknown outcome, {refused} refused", self.unknown);
         for (why, count) in self.refusals.iter().take(3) {
@@ -238,117 +136,28 @@ mod tests {
 
     const DONE: Answer<()> = Answer::Done(());
 
-    fn unknown() -> Answer<()> {
-        Answer::Unknown("lost".to_owned())
-    }
-
-    fn check(run: impl FnOnce(&mut History), expected: Option<&str>) {
+    /// One creation of `a` with this answer, and what is stored in the end.
+    fn check(answer: &Answer<()>, stored: &[&str], expected: Option<&str>) {
         let mut history = History::new(2);
-        run(&mut history);
+        history.note_creation(0, "a".to_owned(), answer, now());
+        history.found_names(&stored.iter().map(|name| (*name).to_owned()).collect());
         match expected {
             None => assert!(history.violations().is_empty(), "{:?}", history.violations()),
             Some(part) => assert!(history.violations().iter().any(|found| found.contains(part)), "{:?}", history.violations()),
         }
     }
 
-    fn create(history: &mut History, name: &str, answer: &Answer<()>) {
-        history.record(0, Write::Create { name: name.to_owned() }, answer, now());
-    }
-
-    fn names(list: &[&str]) -> BTreeSet<String> {
-        list.iter().map(|name| (*name).to_owned()).collect()
-    }
-
     #[test]
     fn what_was_acknowledged_must_be_there_and_what_was_refused_must_not() {
-        check(
-            |history| {
-                create(history, "a", &DONE);
-                create(history, "b", &unknown());
-                history.found_names(&names(&["a", "b"]));
-            },
-            None,
-        );
-        check(
-            |history| {
-                create(history, "a", &DONE);
-                history.found_names(&names(&[]));
-            },
-            Some("a was acknowledged and is not there"),
-        );
-        check(
-            |history| {
-                create(history, "a", &Answer::Refused("503".to_owned()));
-                history.found_names(&names(&["a"]));
-            },
-            Some("was refused (503) and is there"),
-        );
-        check(|history| create(history, "a", &Answer::Exists("already exists".to_owned())), Some("sent the create of a once"));
-    }
-
-    #[test]
-    fn a_write_counts_once_or_not_at_all() {
-        let own = |history: &mut History, value, answer: &Answer<()>| history.record(1, Write::Own { value }, answer, now());
-        for (found, expected) in [(1, None), (2, None), (0, Some("is 0 after")), (3, Some("is 3 after"))] {
-            check(
-                |history| {
-                    own(history, 1, &DONE);
-                    own(history, 2, &unknown());
-                    history.found_own(1, found);
-                },
-                expected,
-            );
-        }
-        let conflict = Answer::Conflict("modified".to_owned());
-        check(|history| own(history, 1, &conflict), Some("is alone on its object"));
-        // a write that nobody knew of may come late, but not after the next was acknowledged
-        check(
-            |history| {
-                own(history, 1, &unknown());
-                history.found_own(1, 0);
-                own(history, 1, &conflict);
-                history.found_own(1, 1);
-            },
-            None,
-        );
-        check(
-            |history| {
-                own(history, 1, &unknown());
-                own(history, 1, &DONE);
-                history.found_own(1, 2);
-            },
-            Some("is 2 after"),
-        );
-    }
-
-    #[test]
-    fn a_total_never_goes_back_and_is_the_sum_of_its_parts() {
-        let shared = |history: &mut History, id, total| history.record(id, Write::Shared { total, value: 1 }, &DONE, now());
-        check(
-            |history| {
-                shared(history, 0, 1);
-                shared(history, 1, 2);
-                history.found_total(history.total(), 2);
-                history.ended_with(0, Some(0), Some(1));
-                history.ended_with(1, Some(0), Some(1));
-                history.ended_with_total(Some(2));
-            },
-            None,
-        );
-        check(
-            |history| {
-                shared(history, 0, 1);
-                history.found_total(history.total(), 0);
-            },
-            Some("showed the total 0 after 1"),
-        );
-        check(
-            |history| {
-                shared(history, 0, 1);
-                history.ended_with_total(Some(2));
-            },
-            Some("its parts make 1"),
-        );
+        let refused = Answer::Refused("503".to_owned());
+        let unknown = Answer::Unknown("lost".to_owned());
+        check(&DONE, &["a", "b"], None);
+        check(&DONE, &["b"], Some("a was acknowledged and is not there"));
+        check(&refused, &["b"], None);
+        check(&refused, &["a"], Some("was refused (503) and is there"));
+        check(&unknown, &["a"], None);
+        check(&unknown, &[], None);
+        check(&Answer::Exists("already exists".to_owned()), &["a"], Some("sent the create of a once"));
     }
 
     #[test]
@@ -357,11 +166,11 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut history = History::new(2);
         for (client, ms) in [(0, 0), (0, 10), (0, 500), (1, 100), (1, 300), (1, 900)] {
-            history.record(client, Write::Own { value: 1 }, &DONE, at(ms));
+            history.note(client, &DONE, at(ms));
         }
         assert_eq!(history.longest_gap(at(0), at(90)), Duration::from_millis(490));
         assert_eq!(history.longest_gap(at(310), at(1000)), Duration::from_millis(600));
-        assert_eq!(history.acknowledged_since(at(200)), 1);
+        assert_eq!((history.fewest_since(at(200)), history.most_since(at(200))), (1, 2));
         let sorted: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
         assert_eq!([50, 99, 100].map(|percent| percentile(&sorted, percent).as_millis()), [100, 198, 200]);
     }

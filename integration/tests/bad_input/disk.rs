@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use trierarch_integration::cluster::{Cluster, fail};
 use trierarch_integration::wait::until;
 
-use crate::{MASTERS, PATIENCE, World, at, node_is_ready, settled};
+use crate::{MASTERS, PATIENCE, World, at, node_is_ready};
 
 /// Less than the store wants to be free, and more than it writes meanwhile.
 const NEARLY_FULL_MIB: u64 = 30;
@@ -21,8 +21,7 @@ fn ready(cluster: &Cluster, master: &str) -> Result<()> {
 }
 
 pub(crate) fn full_on_the_leader(world: &mut World) -> Result<()> {
-    settled(&world.cluster)?;
-    let leader = world.cluster.leader()?;
+    let leader = world.cluster.settled(PATIENCE)?;
     let pid = world.cluster.pid(&leader)?;
     world.disk(&leader)?.fill(NEARLY_FULL_MIB)?;
     // a disk that nobody writes to is not looked at
@@ -48,7 +47,7 @@ pub(crate) fn full_on_the_leader(world: &mut World) -> Result<()> {
 }
 
 pub(crate) fn full_everywhere(world: &mut World) -> Result<()> {
-    settled(&world.cluster)?;
+    world.cluster.settled(PATIENCE)?;
     let pids: Vec<i32> = MASTERS.iter().map(|master| world.cluster.pid(master)).collect::<Result<_>>()?;
     for master in MASTERS {
         world.disk(master)?.fill(NEARLY_FULL_MIB)?;
@@ -85,7 +84,7 @@ pub(crate) fn full_everywhere(world: &mut World) -> Result<()> {
 }
 
 pub(crate) fn not_a_single_block(world: &mut World) -> Result<()> {
-    settled(&world.cluster)?;
+    world.cluster.settled(PATIENCE)?;
     let follower = world.follower()?;
     world.disk(follower)?.fill(0)?;
     // the others go on; this one takes what it is sent until a write fails
@@ -99,5 +98,6 @@ pub(crate) fn not_a_single_block(world: &mut World) -> Result<()> {
     ensure!(error.contains("make room"), "{error}");
     world.write(10)?;
     world.disk(follower)?.release()?;
-    settled(&world.cluster)
+    world.cluster.settled(PATIENCE)?;
+    Ok(())
 }

@@ -158,35 +158,8 @@ fn at(master: &str) -> Result<String> {
     Ok(format!("--server=https://{network}.{}:6443", 10 + number))
 }
 
-/// Waits until a master takes part and has everything that is committed now.
-fn up_to_date(cluster: &Cluster, master: &str) -> Result<()> {
-    let number = |status: &Value, field: &str| status[field].as_u64().unwrap_or(0);
-    let status = cluster.raft_status()?;
-    let newest = MASTERS.iter().map(|name| number(&status[*name], "committed")).max().unwrap_or(0);
-    until("a master that is up to date", PATIENCE, || {
-        let status = cluster.raft_status()?[master].clone();
-        let takes_part = matches!(status["role"].as_str(), Some("leader" | "follower"));
-        ensure!(takes_part && number(&status, "applied") >= newest, "{newest} entries are committed; {master} says {status}");
-        Ok(())
-    })?;
-    Ok(())
-}
-
-/// Waits until all three masters vote and are up to date.
-fn settled(cluster: &Cluster) -> Result<()> {
-    MASTERS.iter().try_for_each(|master| up_to_date(cluster, master))?;
-    until("three voters", PATIENCE, || {
-        let leader = cluster.leader()?;
-        let members = cluster.raft_status()?[&leader]["members"].clone();
-        let voters = members.as_array().into_iter().flatten().filter(|member| member["role"] == "Voter").count();
-        ensure!(voters == 3 && members.as_array().is_some_and(|all| all.len() == 3), "{members}");
-        Ok(())
-    })?;
-    Ok(())
-}
-
 fn everything_is_there(world: &mut World) -> Result<()> {
-    settled(&world.cluster)?;
+    world.cluster.settled(PATIENCE)?;
     // each master by itself, from its own copy
     for master in MASTERS {
         let stored = world.cluster.get(&[&at(master)?, "configmaps", "-l", "kept=yes"])?;
