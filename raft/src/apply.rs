@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::command::{Cause, Guard, Key, NodeId, Op, Outcome, Refusal, Revision, Term, Txn, TxnId};
+use crate::gaps::Gaps;
 #[cfg(feature = "planted")]
 use crate::planted;
-use crate::records::{HistoryChange, HistoryRow, HistoryVersion, ObjectRow};
+use crate::records::{HistoryChange, HistoryRow, HistoryVersion};
 use crate::view::{Record, View};
 use crate::watch::{Event, EventKind};
 
@@ -34,6 +35,8 @@ pub(crate) struct State {
     pub(crate) compacted: Revision,
     /// The members that were removed: their ids are never used again.
     pub(crate) removed: BTreeSet<NodeId>,
+    /// The revisions that were left out.
+    pub(crate) gaps: Gaps,
 }
 
 /// The window of recent transactions: by id to answer retries, by index to forget the oldest.
@@ -67,8 +70,6 @@ pub(crate) struct Decision {
 
 /// A row to write to or remove from `state/`.
 pub(crate) enum Write {
-    PutObject { key: Key, row: ObjectRow },
-    DeleteObject { key: Key },
     PutHistory(HistoryChange),
     PutOutcome { index: u64, id: TxnId, outcome: Outcome },
     DeleteOutcome { index: u64 },
@@ -155,23 +156,10 @@ impl Op {
 }
 
 impl State {
-    /// The rows that make a decision durable. Call before [`State::absorb`].
-    pub(crate) fn writes(&self, decision: &Decision, at: Position, cause: &Cause, time_unix_ms: i64) -> Vec<Write> {
-        let mut writes = Vec::with_capacity(decision.changes.len() * 2 + 1);
+    /// The rows that make a decision durable.
+    pub(crate) fn writes(decision: &Decision, at: Position, cause: &Cause, time_unix_ms: i64) -> Vec<Write> {
+        let mut writes = Vec::with_capacity(decision.changes.len() + 1);
         for change in &decision.changes {
-            // a version whose own row was compacted away while it was current is history again from now on
-            if let Some(before) = change.before.as_ref().filter(|before| before.revision <= self.compacted) {
-                writes.push(Write::PutHistory(HistoryChange {
-                    key: change.key.clone(),
-                    revision: before.revision,
-                    row: HistoryRow {
-                        version: Some(HistoryVersion::from(before.as_ref())),
-                        previous: None,
-                        cause: Cause::default(),
-                        time_unix_ms,
-                    },
-                }));
-            }
             writes.push(Write::PutHistory(HistoryChange {
                 key: change.key.clone(),
                 revision: decision.revision,
@@ -182,10 +170,6 @@ impl State {
                     time_unix_ms,
                 },
             }));
-            writes.push(match &change.after {
-                Some(record) => Write::PutObject { key: change.key.clone(), row: ObjectRow::from(record.as_ref()) },
-                None => Write::DeleteObject { key: change.key.clone() },
-            });
         }
         if let Some(id) = decision.remember {
             writes.push(Write::PutOutcome { index: at.index, id, outcome: decision.outcome.clone() });
@@ -262,19 +246,18 @@ pub(crate) struct HistoryHead {
     pub(crate) key: Key,
     pub(crate) is_delete: bool,
     pub(crate) previous: Option<Revision>,
+    /// Of its key and its row, as they are written.
+    pub(crate) size_bytes: u64,
 }
 
 /// The history rows to remove when everything up to the last of `rows` is compacted; `rows` are all rows since the last compaction.
-/// The version before each change goes, as nobody may ask for it any more; the change itself goes too if it is a delete, or the
-/// current version, which the objects hold.
-pub(crate) fn compaction(view: &View, rows: &[HistoryHead]) -> Vec<(Revision, Key)> {
+/// The version before each change goes, as nobody may ask for it any more, and so does a delete itself. The last version of a key stays
+/// for as long as it is the current one.
+pub(crate) fn compaction(rows: &[HistoryHead]) -> Vec<(Revision, Key)> {
     let mut removed = Vec::with_capacity(rows.len());
     for row in rows {
-        if let Some(previous) = row.previous {
-            removed.push((previous, row.key.clone()));
-        }
-        let is_current = || view.get(&row.key).is_some_and(|record| record.revision == row.revision);
-        if row.is_delete || is_current() {
+        removed.extend(row.previous.map(|previous| (previous, row.key.clone())));
+        if row.is_delete {
             removed.push((row.revision, row.key.clone()));
         }
     }
@@ -284,18 +267,6 @@ pub(crate) fn compaction(view: &View, rows: &[HistoryHead]) -> Vec<(Revision, Ke
 impl From<&Record> for HistoryVersion {
     fn from(record: &Record) -> Self {
         Self { create_revision: record.create_revision, split: record.split, terms: record.terms.clone(), value: record.value.clone() }
-    }
-}
-
-impl From<&Record> for ObjectRow {
-    fn from(record: &Record) -> Self {
-        Self {
-            revision: record.revision,
-            create_revision: record.create_revision,
-            split: record.split,
-            terms: record.terms.clone(),
-            value: record.value.clone(),
-        }
     }
 }
 

@@ -107,10 +107,11 @@ impl Backup {
     /// Takes a checkpoint; costs little, as most of it is hard links.
     ///
     /// # Errors
-    /// Of the file system and of RocksDB.
+    /// Of the file system and of RocksDB; `NotFound` for a member that has applied nothing.
     pub(crate) fn take(db: &StateDb, snapshots_dir: &Path, about: About) -> io::Result<Self> {
         let (files, meta) = SnapshotFiles::checkpoint(db, snapshots_dir)?;
-        let applied = meta.applied.unwrap_or_default();
+        let nothing = "this member has no state yet: take the backup from one that has joined its cluster";
+        let applied = meta.applied.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, nothing))?;
         let header = BackupHeader {
             cluster_id: about.cluster_id,
             node_id: about.node_id,
@@ -188,7 +189,8 @@ impl Iterator for Backup {
 
 impl BackupHeader {
     fn content_bytes(&self) -> u64 {
-        self.files.iter().map(|(_, size)| size).sum()
+        // a damaged header may claim anything
+        self.files.iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size))
     }
 }
 
@@ -214,7 +216,7 @@ pub(crate) fn read(path: &Path, into: Option<&Path>, progress: &mut dyn FnMut(u6
     let mut reading = Reading::open(path)?;
     let total_bytes = reading.total_bytes;
     let header = reading.header()?;
-    let expected = reading.read_bytes + header.content_bytes() + SHA256_OUTPUT_LEN as u64;
+    let expected = header.content_bytes().saturating_add(reading.read_bytes + SHA256_OUTPUT_LEN as u64);
     if expected != total_bytes {
         return Err(reading.damaged(format!("it has {total_bytes} bytes instead of {expected}")));
     }

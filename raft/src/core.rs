@@ -15,11 +15,14 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::command::{Command, Durability, NodeId, Outcome, Txn};
 use crate::doubt::{Doubt, Suffrage};
+use crate::experiment::control::PAUSED;
+use crate::experiment::faults::Faults;
 use crate::log_store::LogHandle;
 use crate::network::client::{CallError, Peers};
 use crate::network::messages::{Request, Response};
 use crate::raft_types::{Metrics, Payload, Raft};
 use crate::records;
+use crate::seat::Seat;
 use crate::state_machine::Shared;
 use crate::store::{Committed, Leadership, StoreConfig, StoreError};
 
@@ -32,7 +35,8 @@ const VOTER_PATIENCE: Duration = Duration::from_millis(500);
 /// An open member, without the runtime it runs on.
 pub(crate) struct Core {
     pub(crate) config: StoreConfig,
-    pub(crate) raft: Raft,
+    /// Raft itself.
+    pub(crate) seat: Arc<Seat>,
     pub(crate) log: LogHandle,
     pub(crate) shared: Arc<Shared>,
     pub(crate) peers: Arc<Peers>,
@@ -66,10 +70,25 @@ pub(crate) enum Attempt<T> {
     Unclear,
 }
 
+/// What a call that is given up is told: why, unless an earlier attempt may still take effect.
+fn given_up(unclear: bool, why: StoreError) -> StoreError {
+    if unclear { StoreError::OutcomeUnknown } else { why }
+}
+
 impl Core {
+    /// Raft, as it is at the moment.
+    pub(crate) fn raft(&self) -> Raft {
+        self.seat.raft()
+    }
+
+    /// What goes wrong on this member by intent.
+    pub(crate) fn faults(&self) -> &Arc<Faults> {
+        self.config.environment.faults()
+    }
+
     /// A copy of raft's account of itself.
     pub(crate) fn metrics(&self) -> Metrics {
-        self.raft.metrics().borrow_watched().clone()
+        self.raft().metrics().borrow_watched().clone()
     }
 
     /// The index of the last entry in the view.
@@ -109,16 +128,19 @@ impl Core {
         let mut no_quorum = self.no_quorum.clone();
         loop {
             if self.closing.is_cancelled() {
-                return Err(StoreError::Closed);
+                return Err(given_up(unclear, StoreError::Closed));
+            }
+            if !self.faults().unpaused_before(deadline).await {
+                return Err(given_up(unclear, StoreError::Unavailable(PAUSED.into())));
             }
             if let Some(reason) = no_quorum.borrow_and_update().clone() {
-                return Err(if unclear { StoreError::OutcomeUnknown } else { StoreError::Unavailable(reason) });
+                return Err(given_up(unclear, StoreError::Unavailable(reason)));
             }
             let leader = leadership.borrow_and_update().leader;
             if leader.is_none()
                 && let Some(reason) = self.read_only.lock().clone()
             {
-                return Err(StoreError::ReadOnly(reason));
+                return Err(given_up(unclear, StoreError::ReadOnly(reason)));
             }
             let attempt = match leader {
                 None => Attempt::Again,
@@ -134,20 +156,22 @@ impl Core {
                     match tokio::time::timeout_at(deadline.into(), asking).await {
                         // the request may still be on its way
                         Err(_elapsed) => return Err(StoreError::OutcomeUnknown),
-                        Ok(Attempt::Done(response)) => interpret(response)?,
+                        Ok(Attempt::Done(response)) => interpret(response).map_err(|error| given_up(unclear, error))?,
                         Ok(Attempt::Again) => Attempt::Again,
                         Ok(Attempt::Unclear) => Attempt::Unclear,
                     }
                 }
             };
             match attempt {
-                Attempt::Done(done) => return Ok(done),
+                // a member that stands still acknowledges nothing
+                Attempt::Done(done) if self.faults().unpaused_before(deadline).await => return Ok(done),
+                Attempt::Done(_) => return Err(StoreError::OutcomeUnknown),
                 Attempt::Again => {}
                 Attempt::Unclear => (unclear, fresh) = (true, false),
             }
             let pause = async { tokio::time::timeout(LEADER_PAUSE, leadership.changed()).await };
             if tokio::time::timeout_at(deadline.into(), pause).await.is_err() {
-                return Err(if unclear { StoreError::OutcomeUnknown } else { StoreError::Unavailable("no leader was found".into()) });
+                return Err(given_up(unclear, StoreError::Unavailable("no leader was found".into())));
             }
         }
     }
@@ -218,7 +242,7 @@ impl Core {
             return Response::Failed(error.to_string());
         }
         let command = if fresh { self.freshen(command, after_index) } else { command };
-        match self.raft.client_write(Payload(command)).await {
+        match self.raft().client_write(Payload(command)).await {
             Ok(written) => Response::Proposed { index: written.log_id.index(), outcome: written.data },
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Response::NotLeader { maybe_proposed: false },
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Response::NotLeader { maybe_proposed: true },
@@ -247,7 +271,7 @@ impl Core {
 
     /// The index that a linearizable read must see, if this member leads.
     pub(crate) async fn read_index_as_leader(&self) -> Response {
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        match self.raft().get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Response::ReadIndex(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_))) => {
                 Response::NotLeader { maybe_proposed: false }
@@ -270,7 +294,8 @@ impl Core {
             other => Err(StoreError::Unavailable(format!("unexpected answer {other:?}"))),
         };
         let (index, outcome) = self.on_leader(deadline, request, interpret).await?;
-        self.wait_applied(index, deadline).await?;
+        // it is decided, and nobody can say so here any more
+        self.wait_applied(index, deadline).await.map_err(|_not_shown| StoreError::OutcomeUnknown)?;
         match outcome {
             Outcome::At(revision) => Ok(Committed::At(revision)),
             Outcome::Refused(refusal) => Ok(Committed::Refused(refusal)),
@@ -315,5 +340,19 @@ impl Core {
     /// How many fsyncs of the log there were.
     pub(crate) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_still_take_effect_is_never_refused() {
+        let reasons = || [StoreError::ReadOnly("the log failed".into()), StoreError::Unavailable("no leader".into()), StoreError::Closed];
+        for why in reasons() {
+            assert_eq!(given_up(false, why.clone()), why);
+            assert_eq!(given_up(true, why), StoreError::OutcomeUnknown);
+        }
     }
 }

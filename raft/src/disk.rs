@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::core::Core;
 use crate::network::messages::{Request, Response};
 
@@ -16,6 +18,7 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// at.
 pub(crate) async fn watch_disk(core: Arc<Core>) {
     let mut looked_at = None;
+    let mut handing_over: Option<JoinHandle<()>> = None;
     loop {
         let appended = core.appended_bytes.load(Ordering::Relaxed);
         let full = core.disk_full.lock().is_some();
@@ -29,14 +32,23 @@ pub(crate) async fn watch_disk(core: Arc<Core>) {
             }
             let is_full = now.is_some();
             *core.disk_full.lock() = now;
-            if is_full && core.leadership.borrow().established {
-                core.hand_over_to_room().await;
+            // which may take longer than until there is room again
+            if is_full && core.leadership.borrow().established && handing_over.as_ref().is_none_or(JoinHandle::is_finished) {
+                handing_over = Some(tokio::spawn(hand_over(Arc::clone(&core))));
             }
         }
         tokio::select! {
             () = tokio::time::sleep(DISK_PAUSE) => {}
             () = core.closing.cancelled() => return,
         }
+    }
+}
+
+/// Hands leadership to a voter whose disk has room, or gives up when the store closes.
+async fn hand_over(core: Arc<Core>) {
+    tokio::select! {
+        () = core.hand_over_to_room() => {}
+        () = core.closing.cancelled() => {}
     }
 }
 
@@ -49,8 +61,8 @@ pub(crate) async fn has_room(core: &Core) {
 
 /// Why nothing may be written to the disk as it is now, if so.
 pub(crate) fn look_at_disk(core: &Core) -> Option<String> {
-    match nix::sys::statvfs::statvfs(&core.config.data_dir) {
-        Ok(stat) => disk_full(stat.blocks_available().saturating_mul(stat.fragment_size()), &core.config.data_dir),
+    match core.config.environment.free_bytes(&core.config.data_dir) {
+        Ok(free_bytes) => disk_full(free_bytes, &core.config.data_dir),
         Err(error) => {
             tracing::warn!(path = %core.config.data_dir.display(), %error, "Could not look at the disk");
             None

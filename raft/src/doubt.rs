@@ -45,6 +45,35 @@ pub(crate) enum Suffrage {
     AtLeast(Option<LogIdRecord>),
 }
 
+impl Doubt {
+    /// What the doubtful member may do that is not among the voters as far as its log goes; others may know that it is, and need its vote.
+    /// The change that made it a voter goes to the disk before it is acknowledged, and so does everything before it: what it may have lost it
+    /// acknowledged while no quorum counted on it. Unless it has forgotten everything, that change too.
+    pub(crate) fn suffrage_outside(self) -> Suffrage {
+        match self {
+            Self::Tail => Suffrage::Full,
+            Self::Everything => Suffrage::Abstains,
+        }
+    }
+
+    /// Why a member that doubts its log does not take part in elections as others do, and what ends that.
+    pub(crate) fn reason(self, suffrage: Suffrage) -> String {
+        let because = match self {
+            Self::Tail => "its machine stopped without warning, so its log may lack what it had acknowledged",
+            Self::Everything => "it started over, because the group had gone on without entries that it had applied",
+        };
+        let so = match suffrage {
+            Suffrage::Full => "it votes as others do".to_owned(),
+            Suffrage::Abstains => "it neither votes nor leads until a leader or enough other voters have answered".to_owned(),
+            Suffrage::AtLeast(None) => "there is no leader, and it votes for anybody".to_owned(),
+            Suffrage::AtLeast(Some(LogIdRecord { term, index })) => {
+                format!("there is no leader, and it votes for nobody whose log ends before entry {index} of term {term}")
+            }
+        };
+        format!("{because}; {so}")
+    }
+}
+
 impl Suffrage {
     /// Whether a candidate with this last entry may have the member's vote, if raft agrees.
     pub(crate) fn allows(self, last: Option<LogIdRecord>) -> bool {
@@ -150,6 +179,24 @@ mod tests {
         check(3, &[(1, nothing), (2, doubtful(at(2, 9))), (3, sound(None))], now, longest);
         // somebody who is no voter does not count
         check(1, &[(1, doubtful(at(2, 9))), (7, sound(at(8, 8)))], now, longest);
+    }
+
+    #[test]
+    fn whoever_was_made_a_voter_unawares_votes_unless_it_has_forgotten_everything() {
+        // 1 and 2 were to go on without 3, and only 1 knows yet that 2 votes: without its vote nobody is ever elected
+        let sets = [BTreeSet::from([1, 2, 3]), BTreeSet::from([1, 2])];
+        let heard = BTreeMap::from([(1, doubtful(at(2, 63))), (2, doubtful(at(1, 5))), (3, doubtful(at(1, 55)))]);
+        assert_eq!(suffrage(&sets, &heard, Duration::ZERO), Suffrage::AtLeast(at(2, 63)));
+        assert!(Doubt::Tail.suffrage_outside().allows(at(2, 63)));
+        assert!(!Doubt::Everything.suffrage_outside().allows(at(2, 63)));
+    }
+
+    #[test]
+    fn a_doubtful_member_says_what_it_waits_for() {
+        let reason = Doubt::Tail.reason(Suffrage::AtLeast(at(2, 9)));
+        assert!(reason.ends_with("it votes for nobody whose log ends before entry 9 of term 2"), "{reason}");
+        let reason = Doubt::Everything.reason(Suffrage::Abstains);
+        assert!(reason.starts_with("it started over") && reason.ends_with("enough other voters have answered"), "{reason}");
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 //! [`Environment::default`] is the machine itself. A [`Simulation`] takes its place in tests that must be repeatable to the last bit: such
 //! a member runs on the runtime that opened it, never on a thread of its own, and tells what it does as [`Observation`]s.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,6 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::command::{NodeId, Revision, Term, Txn};
+use crate::experiment::faults::Faults;
+use crate::happenings::{self, Announcer, Happening};
 pub use crate::network::messages::Purpose;
 use crate::store::Committed;
 use crate::view::View;
@@ -42,6 +45,8 @@ pub trait Simulation: Send + Sync + 'static {
     fn before_sync(&self, path: &Path) -> BoxFuture<'static, io::Result<()>>;
     /// Everything that the files of the log in `path` hold is on disk.
     fn after_sync(&self, path: &Path);
+    /// How many bytes may still be written to the member's disk.
+    fn free_bytes(&self) -> u64;
     /// Something happened.
     fn observe(&self, observation: &Observation<'_>);
 }
@@ -77,6 +82,12 @@ pub enum Observation<'a> {
         index: u64,
         /// Its encoded command; empty for entries that hold none.
         command: &'a [u8],
+        /// The revision after it.
+        revision: Revision,
+        /// It was acknowledged before it was on disk.
+        volatile: bool,
+        /// The sets of voters that it brings, if it changes the members: a majority of each decides.
+        voters: Option<&'a [BTreeSet<NodeId>]>,
         /// The transaction in it.
         txn: Option<&'a Txn>,
         /// What the transaction was answered, unless it was forgotten.
@@ -95,10 +106,12 @@ pub enum Observation<'a> {
     },
 }
 
-/// The machine, or a simulation of one.
+/// The machine, or a simulation of one, as one member sees it: with the faults that experiments give it.
 #[derive(Clone, Default)]
 pub struct Environment {
     simulation: Option<Arc<dyn Simulation>>,
+    faults: Arc<Faults>,
+    announcer: Arc<Announcer>,
 }
 
 /// Where peers connect.
@@ -110,12 +123,44 @@ pub(crate) enum Listener {
 impl Environment {
     /// A simulated machine.
     pub fn simulated(simulation: Arc<dyn Simulation>) -> Self {
-        Self { simulation: Some(simulation) }
+        Self { simulation: Some(simulation), ..Self::default() }
+    }
+
+    /// The same machine for a member of its own: no other shares its faults, or is heard by those who watch it.
+    pub(crate) fn of_member(&self, node_id: NodeId) -> Self {
+        Self {
+            simulation: self.simulation.clone(),
+            faults: Arc::default(),
+            announcer: Arc::new(Announcer::new(node_id, self.now_unix_ms())),
+        }
     }
 
     /// The simulation, if it is one.
     pub(crate) fn simulation(&self) -> Option<&Arc<dyn Simulation>> {
         self.simulation.as_ref()
+    }
+
+    /// What goes wrong on this member by intent.
+    pub(crate) fn faults(&self) -> &Arc<Faults> {
+        &self.faults
+    }
+
+    /// Who watches this member.
+    pub(crate) fn announcer(&self) -> &Announcer {
+        &self.announcer
+    }
+
+    /// Tells those who watch this member what happens now; costs nothing when nobody does.
+    pub(crate) fn tell(&self, term: Term, event: impl FnOnce() -> happenings::Event) {
+        if self.announcer.is_watched() {
+            let event = event();
+            self.announcer.tell(|| self.happening(term, event.clone()));
+        }
+    }
+
+    /// Something that happens now.
+    pub(crate) fn happening(&self, term: Term, event: happenings::Event) -> Happening {
+        self.announcer.happening(self.now_unix_ms(), term, event)
     }
 
     /// Milliseconds since the Unix epoch.
@@ -144,6 +189,18 @@ impl Environment {
             None => runtime.spawn_blocking(work).await.map_err(io::Error::other),
             Some(_) => Ok(work()),
         }
+    }
+
+    /// How many bytes may still be written to the disk of `path`.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub(crate) fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        if let Some(simulation) = &self.simulation {
+            return Ok(simulation.free_bytes());
+        }
+        let stat = nix::sys::statvfs::statvfs(path)?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
 
     /// A connection to a peer.

@@ -3,6 +3,9 @@
 //! A new format is read by one release before the next one writes it. So members of two neighbouring releases understand each other while
 //! a group is upgraded one by one, and the newer ones can still go back. Members that are further apart refuse each other at the greeting,
 //! before anything reaches a log.
+//!
+//! How a member lays out its own directory is its own affair: an older layout is taken over when it is opened, and then written in the version
+//! after the one that is exchanged, which an older program refuses to read (`docs/decisions/0009-a-journal-of-entries.md`).
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +22,7 @@ pub struct Formats {
 
 impl Formats {
     /// Those of this program.
-    pub const OURS: Self = Self { oldest: 1, newest: 1, written: 1 };
+    pub const OURS: Self = Self { oldest: 1, newest: 2, written: 1 };
 
     /// Whether this program reads what is written in `version`.
     pub const fn reads(&self, version: u8) -> bool {

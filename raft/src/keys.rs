@@ -6,9 +6,9 @@ use crate::command::{NodeId, Revision};
 
 /// `LogColumn::Meta`: the vote.
 pub(crate) const LOG_VOTE: &[u8] = b"vote";
-/// `LogColumn::Meta`: the last committed log id known here.
+/// `LogColumn::Meta` in format 1: the last committed log id known here.
 pub(crate) const LOG_COMMITTED: &[u8] = b"committed";
-/// `LogColumn::Meta`: the last purged log id.
+/// `LogColumn::Meta` in format 1: the last purged log id.
 pub(crate) const LOG_PURGED: &[u8] = b"purged";
 /// `LogColumn::Meta`: whose log this is.
 pub(crate) const LOG_OWNER: &[u8] = b"owner";
@@ -16,8 +16,14 @@ pub(crate) const LOG_OWNER: &[u8] = b"owner";
 pub(crate) const LOG_RUN: &[u8] = b"run";
 /// `LogColumn::Meta`: the number that names this log.
 pub(crate) const LOG_IDENTITY: &[u8] = b"identity";
+/// `LogColumn::Meta`: the entries are in the journal.
+pub(crate) const LOG_JOURNAL: &[u8] = b"journal";
+/// `LogColumn::Meta`: what a founding adds to the journal, until it has.
+pub(crate) const LOG_FOUNDING: &[u8] = b"founding";
 /// `StateColumn::Meta`: the ids of members that were removed.
 pub(crate) const STATE_REMOVED: &[u8] = b"removed members";
+/// `StateColumn::Meta`: the revisions that were left out.
+pub(crate) const STATE_GAPS: &[u8] = b"gaps";
 /// `StateColumn::Meta`: the position of everything else.
 pub(crate) const STATE_META: &[u8] = b"state";
 

@@ -1,29 +1,47 @@
-//! `log/`: entries, vote and committed position in one RocksDB whose WAL is synced by one thread, once for everything that was queued
-//! while the last sync ran. An append is acknowledged, and a vote returned, only after that.
+//! `log/`: the entries in a [`journal`], and vote, owner and the like in a small RocksDB. One thread syncs both, once for everything that was
+//! queued while the last sync ran. An append is acknowledged, and a vote returned, only after that.
+//! `docs/decisions/0009-a-journal-of-entries.md` says why the entries are not in RocksDB, too.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, entry::RaftEntry as _};
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch};
+use rocksdb::{ColumnFamily, DB};
 use tokio::sync::oneshot;
 
-use crate::columns::LogColumn;
 use crate::command::{Command, Durability};
-use crate::environment::{Environment, Observation, Simulation};
+use crate::environment::{Environment, Observation};
+use crate::gaps::VOLATILE_WAITING_MAX;
+use crate::happenings::Event;
 use crate::keys;
 #[cfg(feature = "planted")]
 use crate::planted;
 use crate::raft_types::{self, Entry, EntryPayload, LogId, TypeConfig, Vote};
-use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, RunRecord, VoteRecord};
+use crate::records::{self, EntryRecord, LogOwner, RunRecord, VoteRecord};
 use crate::store::OpenError;
+
+mod contents;
+mod found;
+mod frame;
+mod identity;
+mod journal;
+mod legacy;
+mod run;
+mod sync;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use frame::Frame;
+use journal::Journal;
+pub(crate) use run::LogHandle;
+use sync::{Files, SyncRequest, Syncer};
 
 /// The newest entries stay in memory, so that replication and apply do not read what was just written.
 const TAIL_BYTES_MAX: usize = 4 << 20;
@@ -41,12 +59,13 @@ pub(crate) struct LogStore {
 
 struct Inner {
     tail: Mutex<Tail>,
+    /// Volatile entries since the last append that went to the disk.
+    volatile_waiting: AtomicU64,
     appended_bytes: Arc<AtomicU64>,
     syncs: Arc<AtomicU64>,
-    queue: Option<Queue>,
-    syncer: Option<std::thread::JoinHandle<()>>,
+    syncer: Syncer,
     environment: Environment,
-    db: Arc<DB>,
+    files: Arc<Files>,
     path: PathBuf,
     /// What is noted about this run, once it has begun.
     run: Mutex<Option<RunRecord>>,
@@ -64,26 +83,6 @@ struct Tail {
     vote: Option<Vote>,
 }
 
-/// Where syncs are asked for: a thread of the log's own, or a task of a simulation.
-enum Queue {
-    Thread(mpsc::Sender<SyncRequest>),
-    Task(tokio::sync::mpsc::UnboundedSender<SyncRequest>),
-}
-
-enum SyncRequest {
-    Append { flushed: IOFlushed<TypeConfig>, durability: Durability },
-    Vote(oneshot::Sender<io::Result<()>>),
-}
-
-impl SyncRequest {
-    fn durability(&self) -> Durability {
-        match self {
-            Self::Append { durability, .. } => *durability,
-            Self::Vote(_) => Durability::Disk,
-        }
-    }
-}
-
 impl LogStore {
     /// Opens or creates the log in `path`.
     ///
@@ -91,52 +90,20 @@ impl LogStore {
     /// The directory is locked, not writable or damaged; the reason says what to do.
     pub(crate) fn open(path: &Path, environment: &Environment, closed: Option<crate::drop_signal::DropSignal>) -> Result<Self, OpenError> {
         let failed = |reason: String| OpenError { path: path.to_owned(), reason };
-        let mut options = rocksdb::Options::default();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        options.set_manual_wal_flush(true);
-        // an unfinished write at the very end is what a crash leaves; anything else is damage
-        options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_max_total_wal_size(64 << 20);
-        options.set_db_write_buffer_size(16 << 20);
-        options.set_keep_log_file_num(2);
-        options.set_max_log_file_size(1 << 20);
-        options.set_stats_dump_period_sec(0);
-        options.set_max_open_files(256);
-        let families = LogColumn::ALL.map(|column| {
-            let mut options = rocksdb::Options::default();
-            options.set_write_buffer_size(16 << 20);
-            options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-            rocksdb::ColumnFamilyDescriptor::new(column.name(), options)
-        });
-        let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| failed(open_failure(&error)))?;
-        let db = Arc::new(db);
-        let tail = load_tail(&db).map_err(|error| failed(damage(&error.to_string())))?;
+        let files = legacy::open(path, environment.simulation().is_none()).map_err(failed)?;
+        let files = Arc::new(files);
+        found::finish(&files).map_err(|error| failed(damage(&error.to_string())))?;
+        let tail = load_tail(&files).map_err(|error| failed(damage(&error.to_string())))?;
         let syncs = Arc::new(AtomicU64::new(0));
-        let (queue, syncer) = match environment.simulation() {
-            None => {
-                let (queue, requests) = mpsc::channel();
-                let (db, syncs) = (Arc::clone(&db), Arc::clone(&syncs));
-                let syncer = std::thread::Builder::new()
-                    .name("raft-log-sync".into())
-                    .spawn(move || sync_loop(&db, &requests, &syncs))
-                    .map_err(|error| failed(format!("cannot start the sync thread: {error}")))?;
-                (Queue::Thread(queue), Some(syncer))
-            }
-            Some(simulation) => {
-                let (queue, requests) = tokio::sync::mpsc::unbounded_channel();
-                tokio::spawn(sync_simulated(Arc::clone(&db), path.to_owned(), requests, Arc::clone(&syncs), Arc::clone(simulation)));
-                (Queue::Task(queue), None)
-            }
-        };
+        let syncer = Syncer::start(&files, path, environment, &syncs).map_err(|error| failed(format!("cannot start syncing: {error}")))?;
         let inner = Inner {
             tail: Mutex::new(tail),
+            volatile_waiting: AtomicU64::new(0),
             appended_bytes: Arc::default(),
             syncs,
-            queue: Some(queue),
             syncer,
             environment: environment.clone(),
-            db,
+            files,
             path: path.to_owned(),
             run: Mutex::default(),
             _closed: closed,
@@ -151,12 +118,10 @@ impl LogStore {
     pub(crate) fn claim(&self, owner: &LogOwner) -> Result<(), OpenError> {
         let failed = |reason: String| OpenError { path: self.inner.path.clone(), reason };
         let inner = &self.inner;
-        let known = inner.db.get_cf(inner.column(LogColumn::Meta), keys::LOG_OWNER).map_err(|error| failed(open_failure(&error)))?;
-        let Some(known) = known else {
-            inner.put_meta(keys::LOG_OWNER, &records::encode(owner)).map_err(|error| failed(error.to_string()))?;
-            return inner.db.flush_wal(true).map_err(|error| failed(open_failure(&error)));
+        let Some(known) = self.owner().map_err(|error| failed(damage(&error.to_string())))? else {
+            inner.put_meta(keys::LOG_OWNER, &records::encode_layout(owner)).map_err(|error| failed(error.to_string()))?;
+            return inner.db().flush_wal(true).map_err(|error| failed(open_failure(&error)));
         };
-        let known: LogOwner = records::decode(&known).map_err(|error| failed(damage(&error.to_string())))?;
         if known == *owner {
             return Ok(());
         }
@@ -183,8 +148,24 @@ impl LogStore {
 }
 
 impl Inner {
-    fn column(&self, column: LogColumn) -> &ColumnFamily {
-        self.db.cf_handle(column.name()).expect("every family was opened")
+    /// The durability of an append of `count` entries, so that never more than [`VOLATILE_WAITING_MAX`] wait for the disk.
+    fn bound_volatile(&self, durability: Durability, count: usize) -> Durability {
+        let waiting = self.volatile_waiting.load(Ordering::Relaxed) + count as u64;
+        let durability = if waiting > VOLATILE_WAITING_MAX { Durability::Disk } else { durability };
+        self.volatile_waiting.store(if durability == Durability::Disk { 0 } else { waiting }, Ordering::Relaxed);
+        durability
+    }
+
+    fn db(&self) -> &DB {
+        &self.files.db
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.files.journal
+    }
+
+    fn meta(&self) -> &ColumnFamily {
+        self.files.meta()
     }
 
     fn error(&self, error: rocksdb::Error) -> io::Error {
@@ -192,21 +173,11 @@ impl Inner {
     }
 
     fn put_meta(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        self.db.put_cf(self.column(LogColumn::Meta), key, value).map_err(|error| self.error(error))
+        self.db().put_cf(self.meta(), key, value).map_err(|error| self.error(error))
     }
 
     fn meta_record<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> io::Result<Option<T>> {
-        let bytes = self.db.get_cf(self.column(LogColumn::Meta), key).map_err(|error| self.error(error))?;
-        bytes.map(|bytes| records::decode(&bytes)).transpose()
-    }
-
-    fn request_sync(&self, request: SyncRequest) -> io::Result<()> {
-        let queue = self.queue.as_ref().expect("present until drop");
-        let sent = match queue {
-            Queue::Thread(queue) => queue.send(request).is_ok(),
-            Queue::Task(queue) => queue.send(request).is_ok(),
-        };
-        if sent { Ok(()) } else { Err(io::Error::other("the log's sync thread has ended")) }
+        self.files.record(key)
     }
 
     /// Entries in `start..end` that exist, stopping after about `bytes_max`, but never before the first.
@@ -231,119 +202,27 @@ impl Inner {
                 return Ok(entries);
             }
         }
-        let column = self.column(LogColumn::Entries);
-        let mut options = rocksdb::ReadOptions::default();
-        options.set_iterate_upper_bound(keys::index(end));
-        let from = keys::index(start);
-        for row in self.db.iterator_cf_opt(column, options, IteratorMode::From(&from, Direction::Forward)) {
-            let (_, value) = row.map_err(|error| self.error(error))?;
-            let entry = records::decode::<EntryRecord>(&value)?.into_entry()?;
-            bytes += value.len();
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry);
-        }
-        Ok(entries)
+        let entries = self.journal().read(start, end, bytes_max)?;
+        entries.into_iter().map(EntryRecord::into_entry).collect()
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.queue = None;
-        if let Some(syncer) = self.syncer.take()
-            && syncer.join().is_err()
-        {
-            tracing::error!(path = %self.path.display(), "The log's sync thread panicked");
-        }
+        self.syncer.end();
         self.end_run();
         // what nobody waited for (volatile entries, the committed position) reaches the disk on an orderly stop
-        if let Err(error) = self.db.flush_wal(true) {
+        let closed = self.journal().close().and_then(|()| self.db().flush_wal(true).map_err(|error| self.error(error)));
+        if let Err(error) = closed {
             tracing::warn!(path = %self.path.display(), %error, "Could not flush the log");
         }
     }
 }
 
-/// Flushes once for all requests that are queued, then answers them in their order: to the disk if one of them must be there, otherwise
-/// to the operating system, where the end of this process cannot harm them. Ends when the log is dropped.
-fn sync_loop(db: &DB, requests: &mpsc::Receiver<SyncRequest>, syncs: &AtomicU64) {
-    let mut failed = None;
-    while let Ok(first) = requests.recv() {
-        let batch: Vec<SyncRequest> = std::iter::once(first).chain(requests.try_iter()).collect();
-        let to_disk = batch.iter().any(|request| request.durability() == Durability::Disk);
-        let result = unless_failed(&mut failed, || db.flush_wal(to_disk).map_err(rocksdb::Error::into_string));
-        syncs.fetch_add(u64::from(to_disk), Ordering::Relaxed);
-        answer(batch, &result);
-    }
-}
-
-/// As [`sync_loop`], on a simulated disk that takes its time and may fail.
-async fn sync_simulated(
-    db: Arc<DB>,
-    path: PathBuf,
-    mut requests: tokio::sync::mpsc::UnboundedReceiver<SyncRequest>,
-    syncs: Arc<AtomicU64>,
-    simulation: Arc<dyn Simulation>,
-) {
-    let mut failed = None;
-    while let Some(first) = requests.recv().await {
-        let batch: Vec<SyncRequest> = std::iter::once(first).chain(std::iter::from_fn(|| requests.try_recv().ok())).collect();
-        let to_disk = batch.iter().any(|request| request.durability() == Durability::Disk);
-        #[cfg(feature = "planted")]
-        let to_disk = to_disk && !planted::is_planted(planted::Bug::AcknowledgeBeforeSync);
-        let ready = if to_disk { simulation.before_sync(&path).await } else { Ok(()) };
-        let flush = || ready.map_err(|error| error.to_string()).and_then(|()| db.flush_wal(to_disk).map_err(rocksdb::Error::into_string));
-        let result = unless_failed(&mut failed, flush);
-        syncs.fetch_add(u64::from(to_disk), Ordering::Relaxed);
-        if to_disk && result.is_ok() {
-            simulation.after_sync(&path);
-        }
-        answer(batch, &result);
-    }
-}
-
-/// After the first failure nobody knows what the disk holds, whatever it says later: every further sync fails, too.
-fn unless_failed(failed: &mut Option<String>, sync: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-    if let Some(error) = failed {
-        return Err(error.clone());
-    }
-    sync().inspect_err(|error| *failed = Some(error.clone()))
-}
-
-fn answer(batch: Vec<SyncRequest>, result: &Result<(), String>) {
-    for request in batch {
-        let result = result.clone().map_err(io::Error::other);
-        match request {
-            SyncRequest::Append { flushed, .. } => flushed.io_completed(result),
-            // whoever asked has gone away
-            SyncRequest::Vote(done) => drop(done.send(result)),
-        }
-    }
-}
-
-fn load_tail(db: &DB) -> io::Result<Tail> {
-    let column = |column: LogColumn| db.cf_handle(column.name()).expect("every family was opened");
-    let meta = |key: &[u8]| db.get_cf(column(LogColumn::Meta), key).map_err(io::Error::other);
-    let vote = meta(keys::LOG_VOTE)?.map(|bytes| records::decode::<VoteRecord>(&bytes)).transpose()?;
-    let purged = meta(keys::LOG_PURGED)?.map(|bytes| records::decode::<LogIdRecord>(&bytes)).transpose()?;
-    let mut expected = purged.map(|purged| purged.index + 1);
-    let mut last = None;
-    let from = keys::index(expected.unwrap_or(0));
-    let entries = column(LogColumn::Entries);
-    for row in db.iterator_cf(entries, IteratorMode::From(&from, Direction::Forward)) {
-        let (key, value) = row.map_err(io::Error::other)?;
-        let index = keys::parse_index(&key)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("a key of {} bytes is no log index", key.len())))?;
-        if expected.is_some_and(|expected| expected != index) {
-            let message = format!("entry {} is missing, the next one is {index}", expected.unwrap_or_default());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        expected = Some(index + 1);
-        last = Some(value);
-    }
-    let last = last.map(|value| records::decode::<EntryRecord>(&value)).transpose()?.map(|entry| entry.log_id);
-    let purged = purged.map(LogId::from);
-    Ok(Tail { last: last.map(LogId::from).or(purged), purged, vote: vote.map(Vote::from), ..Tail::default() })
+fn load_tail(files: &Files) -> io::Result<Tail> {
+    let vote = files.record::<VoteRecord>(keys::LOG_VOTE)?;
+    let [last, purged, _] = files.journal.positions();
+    Ok(Tail { last: last.map(LogId::from), purged: purged.map(LogId::from), vote: vote.map(Vote::from), ..Tail::default() })
 }
 
 /// Why RocksDB did not open, and what to do about it.
@@ -468,7 +347,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         self.inner.put_meta(keys::LOG_VOTE, &records::encode(&VoteRecord::from(vote)))?;
         let (done, synced) = oneshot::channel();
-        self.inner.request_sync(SyncRequest::Vote(done))?;
+        self.inner.syncer.request(SyncRequest::Vote(done))?;
         synced.await.map_err(io::Error::other)??;
         let VoteRecord { term, voted_for, committed } = VoteRecord::from(vote);
         self.inner.environment.observe(|| Observation::Voted { term, voted_for, committed });
@@ -477,16 +356,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        match committed {
-            Some(committed) => self.inner.put_meta(keys::LOG_COMMITTED, &records::encode(&LogIdRecord::from(committed))),
-            None => Ok(()),
-        }
+        // on its way with the next append
+        committed.map_or(Ok(()), |committed| self.inner.journal().append(&Frame::Committed(committed.into())).map(|_| ()))
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        let bytes =
-            self.inner.db.get_cf(self.inner.column(LogColumn::Meta), keys::LOG_COMMITTED).map_err(|error| self.inner.error(error))?;
-        Ok(bytes.map(|bytes| records::decode::<LogIdRecord>(&bytes)).transpose()?.map(LogId::from))
+        let [_, _, committed] = self.inner.journal().positions();
+        Ok(committed.map(LogId::from))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -494,15 +370,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let column = self.inner.column(LogColumn::Entries);
-        let mut batch = WriteBatch::default();
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let durability = durability(&entries);
+        let durability = self.inner.bound_volatile(durability(&entries), entries.len());
         for entry in &entries {
-            batch.put_cf(column, keys::index(entry.index()), records::encode(&EntryRecord::from(entry)));
+            let bytes = self.inner.journal().append(&Frame::Entry(EntryRecord::from(entry)))?;
+            self.inner.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-        self.inner.appended_bytes.fetch_add(batch.size_in_bytes() as u64, Ordering::Relaxed);
-        self.inner.db.write(batch).map_err(|error| self.inner.error(error))?;
         {
             let mut tail = self.inner.tail.lock();
             for entry in entries {
@@ -515,14 +388,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 tail.push(entry);
             }
         }
-        self.inner.request_sync(SyncRequest::Append { flushed: callback, durability })
+        self.inner.syncer.request(SyncRequest::Append { flushed: callback, durability })
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let from = last.map_or(0, |last| last.index() + 1);
-        let column = self.inner.column(LogColumn::Entries);
-        self.inner.db.delete_range_cf(column, keys::index(from), keys::index(u64::MAX)).map_err(|error| self.inner.error(error))?;
         let mut tail = self.inner.tail.lock();
+        if let Some(end) = tail.last.map(|end| end.index()).filter(|end| *end >= from) {
+            self.inner.journal().append(&Frame::Truncated { last: last.map(Into::into) })?;
+            let term = tail.vote.map_or(0, |vote| vote.leader_id.term);
+            self.inner.environment.tell(term, || Event::Truncate { kept: from.saturating_sub(1), last: end });
+        }
         while tail.entries.back().is_some_and(|entry| entry.index() >= from) {
             if let Some(entry) = tail.entries.pop_back() {
                 tail.bytes -= EntryRecord::size_bytes(&entry);
@@ -535,12 +411,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let column = self.inner.column(LogColumn::Entries);
-        let from = self.inner.tail.lock().purged.map_or(0, |purged| purged.index() + 1);
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.inner.column(LogColumn::Meta), keys::LOG_PURGED, records::encode(&LogIdRecord::from(log_id)));
-        batch.delete_range_cf(column, keys::index(from), keys::index(log_id.index() + 1));
-        self.inner.db.write(batch).map_err(|error| self.inner.error(error))?;
+        self.inner.journal().append(&Frame::Purged(log_id.into()))?;
         let mut tail = self.inner.tail.lock();
         while tail.entries.front().is_some_and(|entry| entry.index() <= log_id.index()) {
             if let Some(entry) = tail.entries.pop_front() {
@@ -552,11 +423,3 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 }
-
-mod found;
-mod identity;
-mod run;
-#[cfg(test)]
-mod tests;
-
-pub(crate) use run::LogHandle;

@@ -5,45 +5,37 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ServerState;
-use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
 
 use crate::command::Command;
 use crate::core::Core;
-use crate::raft_types::{Metrics, Payload, Raft};
+use crate::raft_types::{Metrics, Payload};
 use crate::records;
+use crate::seat::Seat;
 use crate::store::Leadership;
 
 /// A snapshot is taken when the log has grown by so many bytes, however few entries they are.
 const LOG_BYTES_MAX: u64 = 64 << 20;
-/// History beyond this is forgotten before its time.
-const HISTORY_BYTES_MAX: u64 = 256 << 20;
-/// How much of the retention passes between two looks at the history.
+/// How much of the retention passes between two looks at the history, but no more than [`LOOK_PAUSE_MAX`].
 const LOOKS_PER_RETENTION: u32 = 20;
+/// So long it may grow beyond its limit.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// History rows that one command forgets, about.
 const COMPACTION_ROWS_MAX: usize = 5_000;
 
-/// Publishes who leads, and what openraft's core knows to be applied, until raft ends.
-pub(crate) async fn follow_raft(
-    raft: Raft,
-    leadership: watch::Sender<Leadership>,
-    core_applied: watch::Sender<Option<u64>>,
-    failed: impl Fn(String),
-) {
-    let mut metrics = raft.metrics();
+/// Publishes who leads, and what openraft's core knows to be applied, until raft ends for good.
+pub(crate) async fn follow_raft(seat: Arc<Seat>, leadership: watch::Sender<Leadership>, failed: impl Fn(String)) {
+    let mut account = seat.account();
     loop {
-        let (now, applied, failure) = {
-            let metrics = metrics.borrow_watched();
+        let (mut now, applied, failure) = account.look(|metrics| {
             let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
-            (leads(&metrics), metrics.last_applied.map_or(0, |id| id.index()), failure)
-        };
-        core_applied.send_replace(Some(applied));
-        let ended = failure.is_some();
-        if let Some(failure) = failure {
-            failed(failure);
+            (leads(metrics), metrics.last_applied.map_or(0, |id| id.index()), failure)
+        });
+        if failure.is_some() {
+            now = Leadership { term: now.term, ..Leadership::default() };
         }
+        seat.note_applied(applied);
         leadership.send_if_modified(|known| {
-            let now = if ended { Leadership { term: now.term, ..Leadership::default() } } else { now };
             let changed = *known != now;
             if changed && (known.leader, known.term) != (now.leader, now.term) {
                 tracing::info!(raft_term = now.term, leader = now.leader, "Leadership changed");
@@ -51,7 +43,9 @@ pub(crate) async fn follow_raft(
             *known = now;
             changed
         });
-        if ended || metrics.changed().await.is_err() {
+        let goes_on = if failure.is_none() { account.changed().await } else { account.succeeded().await };
+        if !goes_on {
+            failure.into_iter().for_each(failed);
             leadership.send_modify(|known| *known = Leadership { term: known.term, ..Leadership::default() });
             return;
         }
@@ -79,23 +73,22 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
         let appended = core.appended_bytes.load(Ordering::Relaxed);
         if appended >= next {
             next = appended + LOG_BYTES_MAX;
-            if core.raft.trigger().snapshot().await.is_err() {
-                return;
-            }
+            // between two cores of raft there is nobody to ask
+            drop(core.raft().trigger().snapshot().await);
         }
     }
 }
 
 /// On the leader, forgets history that is older than the retention or too large, until the store closes. An idle store proposes nothing.
 pub(crate) async fn bound_history(core: Arc<Core>) {
-    let pause = (core.config.history_retention / LOOKS_PER_RETENTION).clamp(Duration::from_millis(100), Duration::from_secs(300));
+    let pause = (core.config.history_retention / LOOKS_PER_RETENTION).clamp(Duration::from_millis(100), LOOK_PAUSE_MAX);
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = core.closing.cancelled() => return,
         }
         loop {
-            if !core.leadership.borrow().established {
+            if !core.leadership.borrow().established || core.faults().is_paused() {
                 break;
             }
             let look = {
@@ -111,7 +104,7 @@ pub(crate) async fn bound_history(core: Arc<Core>) {
                 }
             };
             let command = records::encode(&Command::Compact { upto });
-            if core.raft.client_write(Payload(command.into())).await.is_err() || !more {
+            if core.raft().client_write(Payload(command.into())).await.is_err() || !more {
                 break;
             }
         }
@@ -127,9 +120,7 @@ fn to_forget(core: &Core) -> std::io::Result<Option<(u64, bool)>> {
     }
     let retention_ms = i64::try_from(core.config.history_retention.as_millis()).unwrap_or(i64::MAX);
     let before = core.config.environment.now_unix_ms().saturating_sub(retention_ms);
-    let (mut upto, more) = db.last_older_than(compacted, before, COMPACTION_ROWS_MAX)?;
-    if db.history_bytes() > HISTORY_BYTES_MAX {
-        upto = upto.max(compacted + ((revision - compacted) / 10).max(1));
-    }
+    let excess_bytes = core.shared.history_bytes().saturating_sub(core.config.history_bytes_max);
+    let (upto, more) = db.last_to_forget(compacted, before, excess_bytes, COMPACTION_ROWS_MAX)?;
     Ok((upto > compacted).then_some((upto, more)))
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use openraft::ChangeMembers;
 use openraft::Instant as _;
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
 use crate::clock;
@@ -54,9 +53,9 @@ impl Core {
             Some(known) if known == info => return Response::Done,
             Some(_) => {
                 let changes = ChangeMembers::SetNodes(BTreeMap::from([(member.id, info)]));
-                self.raft.change_membership(changes, true).await
+                self.raft().change_membership(changes, true).await
             }
-            None => self.raft.add_learner(member.id, info, false).await,
+            None => self.raft().add_learner(member.id, info, false).await,
         };
         membership_response(changed.map(drop))
     }
@@ -80,25 +79,25 @@ impl Core {
                     other => other,
                 };
             }
-            let changed = self.raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), false).await;
+            let changed = self.raft().change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), false).await;
             return membership_response(changed.map(drop));
         }
-        membership_response(self.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await.map(drop))
+        membership_response(self.raft().change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await.map(drop))
     }
 
     /// Whether the group can go on without `id`. Only what the others answer from now on counts: one that died a moment ago would make a
     /// quorum that cannot decide anything. Silence counts after [`LIVING`].
     pub(crate) async fn keeps_quorum_without(&self, voters: &BTreeSet<NodeId>, id: NodeId) -> Result<(), String> {
-        let mut metrics = self.raft.metrics();
+        let mut account = self.seat.account();
         let asked = clock::now();
         let deadline = clock::deadline(LIVING);
         loop {
-            let living = living(&metrics.borrow_watched(), clock::since(asked));
+            let living = account.look(|metrics| living(metrics, clock::since(asked)));
             let Some(reason) = loses_quorum(self.config.node_id, voters, &living, id) else { return Ok(()) };
-            match tokio::time::timeout_at(deadline.into(), metrics.changed()).await {
-                Ok(Ok(())) => {}
+            match tokio::time::timeout_at(deadline.into(), account.changed()).await {
+                Ok(true) => {}
                 // silent for too long, or raft has ended
-                Ok(Err(_)) | Err(_) => return Err(reason),
+                Ok(false) | Err(_) => return Err(reason),
             }
         }
     }
@@ -121,7 +120,7 @@ impl Core {
         if !voters.contains(&to) {
             return Response::Refused(format!("member {to} is not a voter"));
         }
-        if self.raft.trigger().transfer_leader(to).await.is_err() {
+        if self.raft().trigger().transfer_leader(to).await.is_err() {
             return Response::NotLeader { maybe_proposed: true };
         }
         let mut leadership = self.leadership.clone();
@@ -134,11 +133,11 @@ impl Core {
 
     /// Promotes learners that want to vote and have caught up. Returns when the store closes.
     pub(crate) async fn promote_learners(self: Arc<Self>) {
-        let mut metrics = self.raft.metrics();
+        let mut account = self.seat.account();
         loop {
-            let ready = ready_to_vote(&metrics.borrow_watched());
+            let ready = account.look(ready_to_vote);
             if let Some(id) = ready {
-                match self.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await {
+                match self.raft().change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await {
                     Ok(_) => tracing::info!(node = id, "Promoted a member to voter"),
                     // a change is under way, or leadership is: look again at the next news
                     Err(error) => {
@@ -149,7 +148,7 @@ impl Core {
                 }
             }
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() {
+                goes_on = account.changed() => if !goes_on {
                     return;
                 },
                 () = self.closing.cancelled() => return,
@@ -167,7 +166,7 @@ impl Core {
             let (peer_address, api_address) = (self.config.peer_advertise.clone(), self.config.api_advertise.clone());
             if let Some(known) = known.filter(|known| known.peer_address != peer_address || known.api_address != api_address) {
                 let changes = ChangeMembers::SetNodes(BTreeMap::from([(own, MemberInfo { peer_address, api_address, ..known })]));
-                if let Err(error) = self.raft.change_membership(changes, true).await {
+                if let Err(error) = self.raft().change_membership(changes, true).await {
                     tracing::debug!(%error, "Could not tell the group this member's addresses yet");
                     tokio::time::sleep(RETRY_PAUSE).await;
                     continue;

@@ -4,7 +4,6 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use openraft::SnapshotPolicy;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
@@ -22,12 +21,10 @@ use crate::quorum;
 use crate::raft_types::Raft;
 use crate::recollect;
 use crate::records::LogOwner;
+use crate::seat::{Seat, raft_config};
 use crate::state_db::StateDb;
 use crate::state_machine::StateMachine;
 use crate::store::{Leadership, OpenError, StoreConfig};
-
-/// How many entries one append request holds at most.
-const APPEND_ENTRIES_MAX: u64 = 1024;
 
 /// What an opened member consists of.
 pub(crate) struct Opened {
@@ -47,7 +44,8 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     let (core_applied, follow_core_applied) = watch::channel(None);
     let (log_open, log_closed) = DropSignal::new();
     let (state_open, state_closed) = DropSignal::new();
-    let environment = config.environment.clone();
+    let environment = config.environment.of_member(config.node_id);
+    config.environment = environment.clone();
     let opening = {
         let (data_dir, environment) = (data_dir.clone(), environment.clone());
         let owner = LogOwner { cluster_id: config.cluster_id.clone(), node_id: config.node_id };
@@ -107,17 +105,19 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     let acquaintances = Acquaintances::new(own, log.handle(), state_machine.shared());
     let peers = Arc::new(Peers::new(config.node_id, config.cluster_id.clone(), config.tls.clone(), acquaintances, environment));
     let log_handle = log.handle();
-    let raft_config = raft_config(&config, doubt).map_err(|error| failed(format!("impossible timers: {error}")))?;
+    let raft_config = raft_config(&config, config.timers(), doubt.is_none()).map_err(|error| failed(format!("impossible timers: {error}")))?;
     let (appended_bytes, syncs, shared) = (log.appended_bytes(), log.syncs(), state_machine.shared());
+    let (state_machine, returned) = state_machine.lend();
     let factory = ClientFactory { peers: Arc::clone(&peers) };
     let raft = Raft::new(config.node_id, Arc::new(raft_config), factory, log, state_machine)
         .await
         .map_err(|error| failed(damage(&error.to_string())))?;
     let (leadership, follow_leadership) = watch::channel(Leadership::default());
     let (no_quorum, follow_no_quorum) = watch::channel(None);
+    let seat = Arc::new(Seat::new(raft, config.timers(), returned, core_applied));
     let core = Arc::new(Core {
         config,
-        raft: raft.clone(),
+        seat: Arc::clone(&seat),
         log: log_handle,
         closing: shared.closing.clone(),
         shared,
@@ -141,7 +141,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
             }
         }
     };
-    tokio::spawn(maintenance::follow_raft(raft, leadership, core_applied, on_failure));
+    tokio::spawn(maintenance::follow_raft(seat, leadership, on_failure));
     tokio::spawn(server::serve(listener, Arc::clone(&core), data_dir.join("snapshots")));
     tokio::spawn(recollect::recollect(Arc::clone(&core)));
     tokio::spawn(Arc::clone(&core).promote_learners());
@@ -159,28 +159,4 @@ fn wiped(id: NodeId) -> String {
         "member {id} has taken part in its cluster before, but its log is gone: it must not vote again under that id; \
          remove member {id} from the cluster, and let it join with an empty directory under a new id"
     )
-}
-
-fn raft_config(config: &StoreConfig, doubt: Option<Doubt>) -> Result<openraft::Config, openraft::ConfigError> {
-    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    openraft::Config {
-        cluster_name: config.cluster_id.clone(),
-        heartbeat_interval: millis(config.heartbeat),
-        election_timeout_min: millis(config.election_min),
-        election_timeout_max: millis(config.election_max),
-        install_snapshot_timeout: 60_000,
-        max_payload_entries: APPEND_ENTRIES_MAX,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_after_entries),
-        // entries that a member may miss and still catch up without a snapshot
-        max_in_snapshot_log_to_keep: config.snapshot_after_entries / 2,
-        replication_lag_threshold: config.snapshot_after_entries,
-        purge_batch_size: 256.min(config.snapshot_after_entries.max(1)),
-        enable_pre_vote: Some(true),
-        enable_leader_restore: Some(false),
-        enable_elect: doubt.is_none(),
-        // a machine that lost its power has lost volatile entries
-        allow_log_reversion: Some(true),
-        ..openraft::Config::default()
-    }
-    .validate()
 }

@@ -20,8 +20,7 @@ pub(crate) fn range_at(shared: &Shared, prefix: &[u8], revision: Revision) -> Re
     let db = shared.db().map_err(|_closed| StoreError::Closed)?;
     let undone = db.versions_at(prefix, revision, view.revision()).map_err(|error| StoreError::ReadOnly(error.to_string()))?;
     // after reading: rows may have been compacted away meanwhile
-    let oldest = shared.compacted();
-    if revision < oldest {
+    if let Some(oldest) = shared.oldest_beyond(revision) {
         return Err(StoreError::Compacted { asked: revision, oldest });
     }
     let mut records: BTreeMap<Key, Arc<Record>> = view.range(prefix, None).map(|record| (record.key.clone(), Arc::clone(record))).collect();

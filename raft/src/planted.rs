@@ -21,11 +21,13 @@ pub enum Bug {
     VoteTwice,
     /// A repeated transaction is not recognised.
     ApplyTwice,
+    /// A new term gives out the revisions that a power cut has taken once more.
+    LeaveNoGap,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AcknowledgeBeforeSync,
         Self::SkipReadIndex,
         Self::ReuseRevision,
@@ -33,6 +35,7 @@ impl Bug {
         Self::IgnoreFence,
         Self::VoteTwice,
         Self::ApplyTwice,
+        Self::LeaveNoGap,
     ];
 }
 

@@ -35,7 +35,7 @@ impl Core {
     /// Whether a leader's append contradicts what was applied here.
     pub(crate) fn contradicts(&self, append: &Append) -> bool {
         let (applied, term) = {
-            let metrics = self.raft.metrics();
+            let metrics = self.raft().metrics();
             let metrics = metrics.borrow_watched();
             (metrics.last_applied.map(LogIdRecord::from), metrics.current_term)
         };
@@ -57,7 +57,7 @@ impl Core {
         if let Err(error) = self.log.note_diverged() {
             tracing::error!(%error, "Could not note that this member has to start over");
         }
-        let raft = self.raft.clone();
+        let raft = self.raft();
         tokio::spawn(async move { raft.shutdown().await });
     }
 }
@@ -102,6 +102,9 @@ async fn ask_around(core: &Arc<Core>, since: Instant) {
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
     if !voters.contains(&core.config.node_id) {
+        if let Some(doubt) = *core.doubt.lock() {
+            set_suffrage(core, doubt.suffrage_outside());
+        }
         return;
     }
     let answers = core.ask_voters(&metrics, &Request::Standing).await.into_iter();
@@ -116,5 +119,5 @@ async fn ask_around(core: &Arc<Core>, since: Instant) {
 
 fn set_suffrage(core: &Core, suffrage: Suffrage) {
     *core.suffrage.lock() = suffrage;
-    core.raft.runtime_config().elect(suffrage.allows(core.log.last()));
+    core.let_elect();
 }

@@ -16,6 +16,8 @@ use crate::raft_types;
 
 /// The first byte of every record.
 const VERSION: u8 = Formats::OURS.written;
+/// Since this version the log's entries are in a journal, and the state keeps every version of an object once, in its history.
+const LAYOUT: u8 = 2;
 /// How the text about a record of another program begins.
 pub(crate) const UNKNOWN_VERSION: &str = "this program cannot read format version";
 
@@ -24,9 +26,27 @@ pub(crate) const RECORD_BYTES_MAX: u64 = 64 << 20;
 
 /// The bytes of a record, version first.
 pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    bincode::DefaultOptions::new().serialize_into(&mut bytes, record).expect("plain structs always serialize into memory");
+    let mut bytes = Vec::new();
+    encode_into(&mut bytes, record);
     bytes
+}
+
+/// As [`encode`], at the end of `bytes`.
+pub(crate) fn encode_into<T: Serialize>(bytes: &mut Vec<u8>, record: &T) {
+    bytes.push(VERSION);
+    bincode::DefaultOptions::new().serialize_into(bytes, record).expect("plain structs always serialize into memory");
+}
+
+/// As [`encode`], for a record that no program may pass over that does not know how this one lays out its directories.
+pub(crate) fn encode_layout<T: Serialize>(record: &T) -> Vec<u8> {
+    let mut bytes = encode(record);
+    bytes[0] = LAYOUT;
+    bytes
+}
+
+/// How many bytes [`encode`] makes of a record.
+pub(crate) fn size_bytes<T: Serialize>(record: &T) -> u64 {
+    1 + bincode::DefaultOptions::new().serialized_size(record).expect("plain structs have a size")
 }
 
 /// The record in bytes made by [`encode`].
@@ -88,6 +108,15 @@ pub(crate) struct RunRecord {
     pub(crate) diverged: bool,
 }
 
+/// What a log begins with that goes on alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FoundingRecord {
+    /// The state holds everything up to there.
+    pub(crate) purged: Option<LogIdRecord>,
+    /// What is added.
+    pub(crate) entries: Vec<EntryRecord>,
+}
+
 /// A position in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct LogIdRecord {
@@ -143,7 +172,7 @@ pub(crate) struct EntryRecord {
     pub(crate) payload: PayloadRecord,
 }
 
-/// The current version of a key.
+/// The current version of a key, in format 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ObjectRow {
     pub(crate) revision: Revision,
@@ -187,7 +216,7 @@ pub(crate) struct StateMeta {
     pub(crate) revision: Revision,
     /// History holds the changes after this revision.
     pub(crate) compacted: Revision,
-    /// Bytes of history, so that its size can be bounded deterministically.
+    /// Bytes of the rows of those changes.
     pub(crate) history_bytes: u64,
     /// Ids of transactions in entries at or below this index are forgotten.
     pub(crate) forgotten_index: u64,
@@ -198,6 +227,13 @@ pub(crate) struct HistoryChange {
     pub(crate) key: Key,
     pub(crate) revision: Revision,
     pub(crate) row: HistoryRow,
+}
+
+impl HistoryChange {
+    /// Bytes of its key and its row, as they are written.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        (size_of::<Revision>() + self.key.len()) as u64 + size_bytes(&self.row)
+    }
 }
 
 impl From<raft_types::LogId> for LogIdRecord {

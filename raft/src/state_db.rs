@@ -3,7 +3,7 @@
 //!
 //! The database lives in a numbered directory, and the file `current` names it, so that an installed snapshot replaces it in one step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,10 @@ use crate::columns::StateColumn;
 use crate::command::{Key, NodeId, Revision};
 use crate::drop_signal::DropSignal;
 use crate::environment::Environment;
+use crate::gaps::Gaps;
 use crate::keys;
 use crate::log_store::{damage, open_failure};
-use crate::records::{self, HistoryRow, ObjectRow, OutcomeRow, StateMeta};
+use crate::records::{self, HistoryChange, HistoryRow, HistoryVersion, OutcomeRow, StateMeta};
 use crate::store::OpenError;
 use crate::view::Record;
 use crate::watch::{Event, EventKind};
@@ -87,21 +88,23 @@ impl StateDb {
     }
 
     fn open(environment: &Environment, path: &Path, closed: Option<DropSignal>) -> Result<Self, OpenError> {
-        let families = StateColumn::ALL.map(|column| {
+        let families = StateColumn::ALL.iter().map(|column| column.name()).chain(legacy::families(path)).map(|name| {
             let mut options = family_options();
             // a simulation repeats only if no thread of RocksDB decides how many files there are
             options.set_disable_auto_compactions(environment.simulation().is_some());
-            rocksdb::ColumnFamilyDescriptor::new(column.name(), options)
+            rocksdb::ColumnFamilyDescriptor::new(name, options)
         });
-        let db = DB::open_cf_descriptors(&database_options(), path, families)
-            .map_err(|error| OpenError { path: path.to_owned(), reason: open_failure(&error) })?;
-        Ok(Self {
+        let failed = |reason: String| OpenError { path: path.to_owned(), reason };
+        let db = DB::open_cf_descriptors(&database_options(), path, families).map_err(|error| failed(open_failure(&error)))?;
+        let mut opened = Self {
             db,
             path: path.to_owned(),
             environment: environment.clone(),
             obsolete: AtomicBool::new(false),
             closed: parking_lot::Mutex::new(closed),
-        })
+        };
+        opened.take_over().map_err(|error| failed(damage(&error.to_string())))?;
+        Ok(opened)
     }
 
     /// Tells `closed` when the last generation is closed.
@@ -136,10 +139,8 @@ impl StateDb {
     pub(crate) fn load(&self) -> io::Result<(State, StateMeta)> {
         let meta = self.meta()?;
         let mut state = State { compacted: meta.compacted, ..State::default() };
-        for row in self.db.iterator_cf(self.column(StateColumn::Objects), IteratorMode::Start) {
-            let (key, value) = row.map_err(|error| self.error(error))?;
-            let row: ObjectRow = records::decode(&value)?;
-            state.view.insert(Arc::new(record(Key::from(key.into_vec()), row)));
+        for record in self.current_records()? {
+            state.view.insert(record);
         }
         state.view.set_revision(meta.revision);
         for row in self.db.iterator_cf(self.column(StateColumn::Outcomes), IteratorMode::Start) {
@@ -152,7 +153,25 @@ impl StateDb {
         if let Some(removed) = self.db.get_cf(self.column(StateColumn::Meta), keys::STATE_REMOVED).map_err(|error| self.error(error))? {
             state.removed = records::decode(&removed)?;
         }
+        if let Some(gaps) = self.db.get_cf(self.column(StateColumn::Meta), keys::STATE_GAPS).map_err(|error| self.error(error))? {
+            state.gaps = records::decode(&gaps)?;
+        }
         Ok((state, meta))
+    }
+
+    /// The newest version of each key that has not been deleted since, in key order.
+    fn current_records(&self) -> io::Result<Vec<Arc<Record>>> {
+        let mut current = HashMap::new();
+        self.scan_history(0, |revision, key, row| {
+            match row.version {
+                Some(version) => current.insert(key.clone(), record(key, revision, version)),
+                None => current.remove(&key),
+            };
+            Ok(true)
+        })?;
+        let mut current: Vec<Arc<Record>> = current.into_values().map(Arc::new).collect();
+        current.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(current)
     }
 
     fn meta(&self) -> io::Result<StateMeta> {
@@ -191,8 +210,6 @@ impl StateDb {
     /// Adds rows to a batch.
     pub(crate) fn stage(&self, batch: &mut WriteBatch, write: Write) {
         match write {
-            Write::PutObject { key, row } => batch.put_cf(self.column(StateColumn::Objects), key, records::encode(&row)),
-            Write::DeleteObject { key } => batch.delete_cf(self.column(StateColumn::Objects), key),
             Write::PutHistory(change) => {
                 let key = keys::history(change.revision, &change.key);
                 batch.put_cf(self.column(StateColumn::History), key, records::encode(&change.row));
@@ -209,6 +226,11 @@ impl StateDb {
         batch.put_cf(self.column(StateColumn::Meta), keys::STATE_REMOVED, records::encode(removed));
     }
 
+    /// Adds the revisions that were left out to a batch.
+    pub(crate) fn stage_gaps(&self, batch: &mut WriteBatch, gaps: &Gaps) {
+        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_GAPS, records::encode(gaps));
+    }
+
     /// Adds the removal of history rows to a batch.
     pub(crate) fn stage_removed(&self, batch: &mut WriteBatch, rows: Vec<(Revision, Key)>) {
         for (revision, key) in rows {
@@ -223,7 +245,7 @@ impl StateDb {
     pub(crate) fn write(&self, batch: &WriteBatch, meta: &StateMeta) -> io::Result<()> {
         // RocksDB takes it away, and it may be needed again
         let mut batch = WriteBatch::from_data(batch.data());
-        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_META, records::encode(meta));
+        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_META, records::encode_layout(meta));
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         // on a full disk it would wait for room without end, and nobody could close it
@@ -264,12 +286,6 @@ impl StateDb {
         Ok(Some(records::decode::<HistoryRow>(&value)?.time_unix_ms))
     }
 
-    /// About how many bytes the history takes.
-    pub(crate) fn history_bytes(&self) -> u64 {
-        let property = |name: &str| self.db.property_int_value_cf(self.column(StateColumn::History), name).ok().flatten().unwrap_or(0);
-        property("rocksdb.estimate-live-data-size") + property("rocksdb.cur-size-active-mem-table")
-    }
-
     /// The heads of history rows with revisions in `(after, upto]`.
     ///
     /// # Errors
@@ -280,23 +296,34 @@ impl StateDb {
             if revision > upto {
                 return Ok(false);
             }
-            heads.push(HistoryHead { revision, key, is_delete: row.version.is_none(), previous: row.previous });
+            let (is_delete, previous) = (row.version.is_none(), row.previous);
+            let change = HistoryChange { key, revision, row };
+            let size_bytes = change.size_bytes();
+            heads.push(HistoryHead { revision, key: change.key, is_delete, previous, size_bytes });
             Ok(true)
         })?;
         Ok(heads)
     }
 
-    /// The last revision in `(after, ..]` of a change made before `before_unix_ms`, looking at no more than `rows_max` rows, and whether
-    /// there may be more.
+    /// The last revision in `(after, ..]` of a change made before `before_unix_ms`, or that belongs to the first `excess_bytes` of the rows, looking at
+    /// no more than `rows_max` of them, and whether there may be more.
     ///
     /// # Errors
     /// `InvalidData` for damaged rows.
-    pub(crate) fn last_older_than(&self, after: Revision, before_unix_ms: i64, rows_max: usize) -> io::Result<(Revision, bool)> {
-        let (mut last, mut rows, mut more) = (after, 0, false);
-        self.scan_history(after, |revision, _, row| {
-            if row.time_unix_ms >= before_unix_ms {
+    pub(crate) fn last_to_forget(
+        &self,
+        after: Revision,
+        before_unix_ms: i64,
+        excess_bytes: u64,
+        rows_max: usize,
+    ) -> io::Result<(Revision, bool)> {
+        let (mut last, mut rows, mut bytes, mut more) = (after, 0, 0, false);
+        self.scan_history(after, |revision, key, row| {
+            // the rest of a transaction goes with its beginning
+            if row.time_unix_ms >= before_unix_ms && bytes >= excess_bytes && revision != last {
                 return Ok(false);
             }
+            bytes += HistoryChange { key, revision, row }.size_bytes();
             if rows >= rows_max && revision != last {
                 more = true;
                 return Ok(false);
@@ -365,17 +392,7 @@ impl StateDb {
         let row = self.db.get_cf(self.column(StateColumn::History), keys::history(revision, key)).map_err(|error| self.error(error))?;
         let Some(bytes) = row else { return Ok(None) };
         let row: HistoryRow = records::decode(&bytes)?;
-        Ok(row.version.map(|version| {
-            Arc::new(Record {
-                key: key.clone(),
-                value: version.value,
-                split: version.split,
-                terms: version.terms,
-                revision,
-                create_revision: version.create_revision,
-                parsed: OnceLock::new(),
-            })
-        }))
+        Ok(row.version.map(|version| Arc::new(record(key.clone(), revision, version))))
     }
 
     /// Calls `visit` for the history rows after `after`, in order, until it answers `false`.
@@ -424,6 +441,8 @@ fn database_options() -> rocksdb::Options {
     options.set_max_log_file_size(1 << 20);
     options.set_stats_dump_period_sec(0);
     options.set_max_open_files(256);
+    // a flush must not fill the disk's queue before the log's next sync
+    options.set_bytes_per_sync(1 << 20);
     options
 }
 
@@ -444,14 +463,14 @@ fn set_current(state_dir: &Path, name: &str) -> io::Result<()> {
     fs::File::open(state_dir)?.sync_all()
 }
 
-fn record(key: Key, row: ObjectRow) -> Record {
+fn record(key: Key, revision: Revision, version: HistoryVersion) -> Record {
     Record {
         key,
-        value: row.value,
-        split: row.split,
-        terms: row.terms,
-        revision: row.revision,
-        create_revision: row.create_revision,
+        value: version.value,
+        split: version.split,
+        terms: version.terms,
+        revision,
+        create_revision: version.create_revision,
         parsed: OnceLock::new(),
     }
 }
@@ -459,22 +478,12 @@ fn record(key: Key, row: ObjectRow) -> Record {
 /// The event of a history row; `None` if the row lacks what it refers to.
 fn event(revision: Revision, key: Key, row: HistoryRow, previous: Option<Arc<Record>>) -> Option<Arc<Event>> {
     let (kind, record) = match row.version {
-        Some(version) => {
-            let record = Record {
-                key,
-                value: version.value,
-                split: version.split,
-                terms: version.terms,
-                revision,
-                create_revision: version.create_revision,
-                parsed: OnceLock::new(),
-            };
-            (EventKind::Put, Arc::new(record))
-        }
+        Some(version) => (EventKind::Put, Arc::new(record(key, revision, version))),
         None => (EventKind::Delete, previous.clone()?),
     };
     Some(Arc::new(Event { kind, revision, record, previous, encoded: parking_lot::Mutex::default() }))
 }
 
+mod legacy;
 #[cfg(test)]
 mod tests;

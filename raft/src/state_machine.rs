@@ -13,12 +13,13 @@ use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::RwLock;
 use rocksdb::WriteBatch;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, Decision, Position, State, Write};
 use crate::command::{Command, NodeId, Outcome, Revision};
 use crate::environment::{Environment, Observation};
+use crate::gaps::{self, Gaps};
 use crate::raft_types::{self, Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::records::{self, StateMeta, StoredMembershipRecord};
 use crate::snapshot::{SnapshotBuilder, SnapshotFiles};
@@ -49,7 +50,9 @@ pub(crate) struct Shared {
     hub: Hub,
     compacted: AtomicU64,
     forgotten_index: AtomicU64,
+    history_bytes: AtomicU64,
     removed: RwLock<BTreeSet<NodeId>>,
+    gaps: RwLock<Gaps>,
     applied: watch::Sender<Applied>,
     /// The machine it runs on.
     pub(crate) environment: Environment,
@@ -81,9 +84,26 @@ impl Shared {
         self.compacted.load(Ordering::Acquire)
     }
 
+    /// From where on there is history for somebody who has seen everything up to `revision`, if that is later: it was compacted, or a power cut
+    /// has taken what he has seen.
+    pub(crate) fn oldest_beyond(&self, revision: Revision) -> Option<Revision> {
+        let compacted = self.compacted();
+        if revision < compacted { Some(compacted) } else { self.end_of_gap(revision) }
+    }
+
+    /// Where the gap ends in which `revision` lies, if it does.
+    pub(crate) fn end_of_gap(&self, revision: Revision) -> Option<Revision> {
+        self.gaps.read().end_of(revision)
+    }
+
     /// Transactions in entries at or below this index are no longer remembered.
     pub(crate) fn forgotten_index(&self) -> u64 {
         self.forgotten_index.load(Ordering::Acquire)
+    }
+
+    /// How many bytes the history takes.
+    pub(crate) fn history_bytes(&self) -> u64 {
+        self.history_bytes.load(Ordering::Acquire)
     }
 
     /// Whether this member was removed from the group.
@@ -118,6 +138,25 @@ pub(crate) struct StateMachine {
     snapshot: Arc<parking_lot::Mutex<Option<Snapshot>>>,
     /// What openraft's core knows to be applied, once it runs: a snapshot must not run ahead of that.
     core_applied: watch::Receiver<Option<u64>>,
+    /// Gets it back when openraft lets go of it.
+    lender: Option<oneshot::Sender<Self>>,
+}
+
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        let Some(lender) = self.lender.take() else { return };
+        let returned = Self {
+            shared: Arc::clone(&self.shared),
+            state: std::mem::take(&mut self.state),
+            meta: std::mem::take(&mut self.meta),
+            snapshots_dir: self.snapshots_dir.clone(),
+            snapshot: Arc::clone(&self.snapshot),
+            core_applied: self.core_applied.clone(),
+            lender: None,
+        };
+        // a store that closes wants nothing back
+        lender.send(returned).ok();
+    }
 }
 
 /// What is collected until the next write.
@@ -127,6 +166,8 @@ struct Batch {
     events: Vec<Arc<Event>>,
     answers: Vec<(ApplyResponder<TypeConfig>, Outcome)>,
     entries: usize,
+    /// It begins with a gap in the revisions: a watcher may be inside of it.
+    left_gap: bool,
 }
 
 impl StateMachine {
@@ -155,13 +196,22 @@ impl StateMachine {
             hub: Hub::new(meta.revision),
             compacted: AtomicU64::new(meta.compacted),
             forgotten_index: AtomicU64::new(meta.forgotten_index),
+            history_bytes: AtomicU64::new(meta.history_bytes),
             removed: RwLock::new(state.removed.clone()),
+            gaps: RwLock::new(state.gaps.clone()),
             applied: watch::Sender::new(applied),
             environment,
             closing: CancellationToken::new(),
         };
         shared.observe_shown();
-        Self { shared: Arc::new(shared), state, meta, snapshots_dir, snapshot: Arc::default(), core_applied }
+        Self { shared: Arc::new(shared), state, meta, snapshots_dir, snapshot: Arc::default(), core_applied, lender: None }
+    }
+
+    /// The state machine for openraft, and what becomes ready, as it is then, when openraft lets go of it.
+    pub(crate) fn lend(mut self) -> (Self, oneshot::Receiver<Self>) {
+        let (lender, returned) = oneshot::channel();
+        self.lender = Some(lender);
+        (self, returned)
     }
 
     /// What it shows.
@@ -171,6 +221,7 @@ impl StateMachine {
 
     async fn apply_entry(&mut self, db: &StateDb, batch: &mut Batch, entry: Entry) -> io::Result<Outcome> {
         let at = Position { term: **entry.log_id.committed_leader_id(), index: entry.log_id.index() };
+        self.leave_gap(db, batch, at).await?;
         let events_before = batch.events.len();
         let mut applied_txn = None;
         let outcome = match &entry.payload {
@@ -186,7 +237,10 @@ impl StateMachine {
             EntryPayload::Normal(payload) => match records::decode::<Command>(&payload.0)? {
                 Command::Txn { txn, after_index, time_unix_ms } | Command::Volatile { txn, after_index, time_unix_ms } => {
                     let decision = apply::decide(&self.state, at, &txn, after_index);
-                    for write in self.state.writes(&decision, at, &txn.cause, time_unix_ms) {
+                    for write in State::writes(&decision, at, &txn.cause, time_unix_ms) {
+                        if let Write::PutHistory(change) = &write {
+                            self.meta.history_bytes += change.size_bytes();
+                        }
                         db.stage(&mut batch.rows, write);
                     }
                     self.absorb(db, batch, &decision, at);
@@ -215,6 +269,9 @@ impl StateMachine {
             term: at.term,
             index: at.index,
             command: raft_types::command(&entry),
+            revision: self.meta.revision,
+            volatile: Command::is_volatile(raft_types::command(&entry)),
+            voters: matches!(entry.payload, EntryPayload::Membership(_)).then_some(self.meta.membership.membership.voters.as_slice()),
             txn: applied_txn.as_ref(),
             outcome: committed(&outcome),
             events: batch.events.get(events_before..).unwrap_or_default(),
@@ -249,11 +306,36 @@ impl StateMachine {
             return Ok(());
         }
         let rows = db.history_heads(self.meta.compacted, upto)?;
+        let forgotten_bytes: u64 = rows.iter().map(|row| row.size_bytes).sum();
+        self.meta.history_bytes = self.meta.history_bytes.saturating_sub(forgotten_bytes);
         self.meta.compacted = upto;
         self.state.compacted = upto;
         // before the rows go: a reader that finds some missing looks here afterwards
         self.shared.compacted.store(upto, Ordering::Release);
-        db.stage_removed(&mut batch.rows, apply::compaction(&self.state.view, &rows));
+        db.stage_removed(&mut batch.rows, apply::compaction(&rows));
+        self.state.gaps.forget(upto);
+        db.stage_gaps(&mut batch.rows, &self.state.gaps);
+        self.shared.gaps.write().clone_from(&self.state.gaps);
+        Ok(())
+    }
+
+    /// Leaves out the revisions that the leaders before may have given to what a power cut has taken, if this entry is the first of its term.
+    async fn leave_gap(&mut self, db: &StateDb, batch: &mut Batch, at: Position) -> io::Result<()> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is_planted(crate::planted::Bug::LeaveNoGap) {
+            return Ok(());
+        }
+        let revision = self.meta.revision;
+        let last_term = self.meta.applied.map(|applied| applied.term);
+        let Some(upto) = gaps::revision_after(revision, last_term, at.term) else { return Ok(()) };
+        // what comes before belongs to the revisions before
+        self.commit(db, std::mem::take(batch)).await?;
+        self.state.gaps.add(revision, upto);
+        db.stage_gaps(&mut batch.rows, &self.state.gaps);
+        self.shared.gaps.write().clone_from(&self.state.gaps);
+        self.state.view.set_revision(upto);
+        self.meta.revision = upto;
+        batch.left_gap = true;
         Ok(())
     }
 
@@ -278,9 +360,13 @@ impl StateMachine {
         *self.shared.view.write() = self.state.view.clone();
         let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };
         self.shared.forgotten_index.store(self.meta.forgotten_index, Ordering::Release);
+        self.shared.history_bytes.store(self.meta.history_bytes, Ordering::Release);
         self.shared.applied.send_replace(applied);
         self.shared.observe_shown();
         self.shared.hub.publish(&batch.events, self.meta.revision);
+        if batch.left_gap {
+            self.shared.hub.wake_all();
+        }
         for (responder, outcome) in batch.answers {
             responder.send(outcome);
         }
@@ -331,10 +417,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFiles) -> io::Result<()> {
-        let old = self.shared.db()?;
-        let incoming = snapshot.take_for_install(&self.snapshots_dir)?;
-        let db = self.shared.environment.blocking(move || old.replace_by(&incoming)).await??;
-        let (state, loaded) = db.load()?;
+        let (old, snapshots_dir) = (self.shared.db()?, self.snapshots_dir.clone());
+        let installing = move || -> io::Result<_> {
+            let db = old.replace_by(&snapshot.take_for_install(&snapshots_dir)?)?;
+            let loaded = db.load()?;
+            Ok((db, loaded))
+        };
+        let (db, (state, loaded)) = self.shared.environment.blocking(installing).await??;
         if loaded.applied.map(LogId::from) != meta.last_log_id {
             let message = format!("the snapshot holds {:?} instead of {:?}", loaded.applied, meta.last_log_id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
@@ -343,7 +432,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         *self.shared.db.write() = Some(Arc::new(db));
         self.shared.compacted.store(self.meta.compacted, Ordering::Release);
         self.shared.forgotten_index.store(self.meta.forgotten_index, Ordering::Release);
+        self.shared.history_bytes.store(self.meta.history_bytes, Ordering::Release);
         self.shared.removed.write().clone_from(&self.state.removed);
+        self.shared.gaps.write().clone_from(&self.state.gaps);
         *self.shared.view.write() = self.state.view.clone();
         self.shared.hub.jump(self.meta.revision);
         let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };

@@ -48,8 +48,16 @@ pub(crate) fn status(core: &Core) -> Status {
         heard_ms: silence_ms(core, &metrics),
         refused: core.peers.acquaintances.refusals(),
         no_quorum: core.no_quorum.borrow().clone(),
+        abstains: abstains(core),
         read_only: core.disk_full.lock().clone().or_else(|| core.read_only.lock().clone()),
+        faults: core.experiments().faults,
     }
+}
+
+/// Why this member does not take part in elections as others do, if so.
+fn abstains(core: &Core) -> Option<String> {
+    let doubt = (*core.doubt.lock())?;
+    Some(doubt.reason(*core.suffrage.lock()))
 }
 
 /// For how long this member has had no sign of a working group.

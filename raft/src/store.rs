@@ -15,8 +15,10 @@ use crate::clock;
 use crate::command::{Command, Durability, NodeId, Refusal, Revision, Term, Txn};
 use crate::core::Core;
 use crate::environment::Environment;
+use crate::experiment::control::PAUSED;
+use crate::experiment::{ExperimentError, Experiments, Fault, TimersChange, TimersInForce};
 use crate::format::Formats;
-use crate::happenings::{self, Happening};
+use crate::happenings::{self, Happenings};
 use crate::network::messages::Request;
 use crate::raft_types::MemberInfo;
 use crate::read_index::{self, ReadRequest};
@@ -48,8 +50,12 @@ pub struct StoreConfig {
     pub election_max: Duration,
     /// Interval of the leader's heartbeats.
     pub heartbeat: Duration,
+    /// Before it raises the term, a member asks whether it would be elected.
+    pub pre_vote: bool,
     /// How long history is kept for watches and reads of the past.
     pub history_retention: Duration,
+    /// How much of it is kept, in bytes of changed values: beyond this the oldest is forgotten before its time.
+    pub history_bytes_max: u64,
     /// A snapshot is taken after so many entries, and the log before it purged.
     pub snapshot_after_entries: u64,
     /// This member has taken part before: a directory without its log is refused, as it would forget what it promised.
@@ -63,7 +69,7 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// A member with the usual timers (heartbeat 100 ms, a dead leader replaced after 450 to 600 ms), a history of one hour, no TLS, and any free port on
+    /// A member with the usual timers (heartbeat 100 ms, a dead leader replaced after 450 to 600 ms), a history of one hour or 256 MiB, no TLS, and any free port on
     /// loopback for peers. The caller sets the rest: at least `cluster_id`, and for a group of several the addresses and TLS.
     pub fn new(node_id: NodeId, data_dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -77,7 +83,9 @@ impl StoreConfig {
             election_min: Duration::from_millis(150),
             election_max: Duration::from_millis(300),
             heartbeat: Duration::from_millis(100),
+            pre_vote: true,
             history_retention: Duration::from_secs(3600),
+            history_bytes_max: 256 << 20,
             snapshot_after_entries: 10_000,
             joined: false,
             formats: Formats::OURS,
@@ -180,6 +188,12 @@ pub struct Status {
     /// Why this member takes no writes, if so.
     #[serde(default)]
     pub read_only: Option<String>,
+    /// What goes wrong on this member by intent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+    /// Why this member does not take part in elections as others do, and what it waits for, if so.
+    #[serde(default)]
+    pub abstains: Option<String>,
 }
 
 /// Why the store did not answer. A refusal by a guard is an outcome, not an error.
@@ -215,7 +229,8 @@ pub enum StoreError {
         /// What is there.
         oldest: Revision,
     },
-    /// The leader, or this member, cannot write (full disk and the like), with the reason. A full disk is looked at again every second.
+    /// The leader, or this member, cannot write (full disk and the like), with the reason; the transaction was not applied and never will be by
+    /// this call. A full disk is looked at again every second.
     #[error("read-only: {0}")]
     ReadOnly(String),
     /// The store is closing.
@@ -332,7 +347,7 @@ impl Store {
                 api_address: core.config.api_advertise.clone(),
                 wants_vote: true,
             };
-            match core.raft.initialize(BTreeMap::from([(core.config.node_id, own)])).await {
+            match core.raft().initialize(BTreeMap::from([(core.config.node_id, own)])).await {
                 Ok(()) => {}
                 Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return Ok(()),
                 Err(RaftError::APIError(error)) => return Err(StoreError::Unavailable(error.to_string())),
@@ -422,6 +437,9 @@ impl Store {
         }
         if core.closing.is_cancelled() {
             return Err(StoreError::Closed);
+        }
+        if core.faults().is_paused() {
+            return Err(StoreError::Unavailable(PAUSED.into()));
         }
         if !self.inner.was_current.load(Ordering::Relaxed) {
             self.linearizable_view(deadline).await?;
@@ -536,22 +554,63 @@ impl Store {
             if !metrics.membership_config.membership().voter_ids().any(|id| id == own_id) {
                 return Err(StoreError::Unavailable("this member does not vote".into()));
             }
-            core.raft.trigger().elect(false).await.map_err(|_stopped| StoreError::Closed)
+            if core.faults().is_paused() {
+                return Err(StoreError::Unavailable(PAUSED.into()));
+            }
+            core.raft().trigger().elect(false).await.map_err(|_stopped| StoreError::Closed)
         })
         .await
     }
 
-    /// What happens on this member from now on, beginning with how things are. Ends when the store closes, or when it is not read in time.
-    pub fn happenings(&self) -> mpsc::Receiver<Happening> {
+    /// What happens on this member from now on, beginning with how things are. Ends when the store closes. Whoever reads too slowly loses the
+    /// oldest, and is told how many.
+    pub fn happenings(&self) -> Happenings {
         let _on_its_runtime = self.inner.handle.enter();
         happenings::follow(Arc::clone(&self.inner.core))
+    }
+
+    /// The experiments on this member.
+    pub fn experiments(&self) -> Experiments {
+        self.inner.core.experiments()
+    }
+
+    /// Lets a fault begin on this member, which ends by itself. `by` wanted it.
+    ///
+    /// # Errors
+    /// [`ExperimentError::Invalid`] with every problem, [`ExperimentError::TooMany`], [`StoreError::Closed`].
+    pub async fn begin_fault(&self, fault: Fault, by: &str) -> Result<Fault, ExperimentError> {
+        let (core, by) = (Arc::clone(&self.inner.core), by.to_owned());
+        self.run(async move { Ok(core.begin_fault(fault, &by)) }).await?
+    }
+
+    /// Ends a fault before its time.
+    ///
+    /// # Errors
+    /// [`ExperimentError::NotFound`]: it may have ended.
+    pub fn end_fault(&self, id: u64, by: &str) -> Result<Fault, ExperimentError> {
+        self.inner.core.end_fault(id, by)
+    }
+
+    /// Ends all faults of this member before their time: those that there were.
+    pub fn end_faults(&self, by: &str) -> Vec<Fault> {
+        self.inner.core.end_faults(by)
+    }
+
+    /// Has this member go on with other timers for a while; the configured ones come back by themselves. Where raft has to be started again
+    /// for that, a leader hands leadership over before, and what is in flight is retried as after an election.
+    ///
+    /// # Errors
+    /// [`ExperimentError::Invalid`] with every problem; [`StoreError::ReadOnly`] when raft has stopped, [`StoreError::Closed`].
+    pub async fn change_timers(&self, change: TimersChange, by: &str) -> Result<TimersInForce, ExperimentError> {
+        let (core, by) = (Arc::clone(&self.inner.core), by.to_owned());
+        self.run(async move { Ok(core.change_timers(change, &by).await) }).await?
     }
 
     /// A consistent copy of the state, while members go on. It holds everything that was acknowledged before, as far as there is a quorum to
     /// say what that is. `attachment` goes into its header as it is.
     ///
     /// # Errors
-    /// [`StoreError::ReadOnly`] when the disk fails, [`StoreError::Closed`].
+    /// [`StoreError::ReadOnly`] when the disk fails, [`StoreError::Unavailable`] on a member that has nothing yet, [`StoreError::Closed`].
     pub async fn backup(&self, attachment: bytes::Bytes) -> Result<Backup, StoreError> {
         let complete = self.linearizable_view(BACKUP_PATIENCE).await.is_ok();
         let core = Arc::clone(&self.inner.core);
@@ -566,7 +625,10 @@ impl Store {
             let db = core.shared.db().map_err(|_closed| StoreError::Closed)?;
             let snapshots_dir = core.config.data_dir.join("snapshots");
             let taking = core.config.environment.blocking(move || Backup::take(&db, &snapshots_dir, about)).await;
-            taking.flatten().map_err(|error| StoreError::ReadOnly(error.to_string()))
+            taking.flatten().map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => StoreError::Unavailable(error.to_string()),
+                _ => StoreError::ReadOnly(error.to_string()),
+            })
         })
         .await
     }
@@ -599,7 +661,9 @@ impl Store {
         let databases: Vec<_> = std::mem::take(&mut *self.inner.databases_closed.lock());
         let closing = self.inner.handle.spawn(async move {
             core.closing.cancel();
-            if let Err(error) = core.raft.shutdown().await {
+            // a core that is being exchanged is waited for
+            let _turn = core.seat.turn.lock().await;
+            if let Err(error) = core.raft().shutdown().await {
                 tracing::warn!(%error, "Raft did not end cleanly");
             }
             if let Ok(db) = core.shared.db() {
@@ -650,10 +714,11 @@ fn boot_id() -> String {
     read.map_or_else(|_| uuid::Uuid::new_v4().to_string(), |id| id.trim().to_owned())
 }
 
-/// A runtime on which nothing but raft runs.
+/// A runtime on which nothing but raft runs. It has one thread: a write passes through a chain of tasks that wake each other, and a second
+/// thread takes part of them over each time, for more than it saves. Whatever takes long runs on the threads for blocking work.
 fn own_runtime(node_id: NodeId) -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .thread_name(format!("raft-{node_id}"))
         .on_thread_start(raise_priority)
         .enable_all()

@@ -80,6 +80,7 @@ impl Watcher {
         let route = shared.hub().join(route_of_prefix(prefix));
         let watcher = Self { shared, runtime, route, prefix: prefix.to_vec(), after };
         watcher.check_not_compacted()?;
+        watcher.check_not_lost()?;
         if watcher.shared.hub().is_closed() {
             return Err(WatchError::Closed);
         }
@@ -101,6 +102,7 @@ impl Watcher {
             if self.shared.hub().is_closed() {
                 return Err(WatchError::Closed);
             }
+            self.check_not_lost()?;
             let published = self.shared.hub().published();
             match self.route.read(&self.prefix, self.after, published) {
                 RingRead::Events(events) => {
@@ -126,8 +128,8 @@ impl Watcher {
     pub fn progress(&self) -> Revision {
         let published = self.shared.hub().published();
         match self.route.read(&self.prefix, self.after, published) {
-            RingRead::Nothing => self.after.max(published),
-            RingRead::Events(_) | RingRead::Behind { .. } => self.after,
+            RingRead::Nothing if self.check_not_lost().is_ok() => self.after.max(published),
+            RingRead::Nothing | RingRead::Events(_) | RingRead::Behind { .. } => self.after,
         }
     }
 
@@ -149,6 +151,12 @@ impl Watcher {
         self.check_not_compacted()?;
         self.after = slice.upto.max(self.after);
         Ok(slice.events)
+    }
+
+    /// Whether what this watcher has seen is still there: a power cut of a majority takes volatile changes.
+    fn check_not_lost(&self) -> Result<(), WatchError> {
+        let oldest = self.shared.end_of_gap(self.after);
+        oldest.map_or(Ok(()), |oldest| Err(WatchError::Compacted { asked: self.after, oldest }))
     }
 
     fn check_not_compacted(&self) -> Result<(), WatchError> {
@@ -203,7 +211,7 @@ impl Hub {
     /// Ends all watches.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.routes.read().values().filter_map(Weak::upgrade).for_each(|route| route.notify.notify_waiters());
+        self.wake_all();
     }
 
     /// Hands out the changes of the revisions up to `revision`.
@@ -242,6 +250,11 @@ impl Hub {
         self.published.store(revision, Ordering::Release);
         drop(routes);
         living.iter().for_each(|route| route.notify.notify_waiters());
+    }
+
+    /// Lets all watchers look where they are.
+    pub(crate) fn wake_all(&self) {
+        self.routes.read().values().filter_map(Weak::upgrade).for_each(|route| route.notify.notify_waiters());
     }
 
     fn join(&self, name: &[u8]) -> Arc<Route> {

@@ -5,9 +5,10 @@ use std::io;
 use rocksdb::WriteBatch;
 
 use super::LogStore;
-use crate::columns::LogColumn;
+use super::frame::Frame;
+use super::sync::Files;
 use crate::keys;
-use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, VoteRecord};
+use crate::records::{self, EntryRecord, FoundingRecord, LogIdRecord, LogOwner, VoteRecord};
 
 impl LogStore {
     /// Whose log it is, if it is somebody's.
@@ -42,20 +43,34 @@ impl LogStore {
     /// Of the disk; nothing is changed then.
     pub(crate) fn found(&self, owner: &LogOwner, purged: Option<LogIdRecord>, entries: &[EntryRecord]) -> io::Result<()> {
         let inner = &self.inner;
-        let (meta, rows) = (inner.column(LogColumn::Meta), inner.column(LogColumn::Entries));
         let mut batch = WriteBatch::default();
-        batch.put_cf(meta, keys::LOG_OWNER, records::encode(owner));
-        batch.delete_cf(meta, keys::LOG_RUN);
-        if let Some(purged) = purged {
-            batch.put_cf(meta, keys::LOG_PURGED, records::encode(&purged));
-            batch.put_cf(meta, keys::LOG_COMMITTED, records::encode(&purged));
+        batch.put_cf(inner.meta(), keys::LOG_OWNER, records::encode_layout(owner));
+        batch.delete_cf(inner.meta(), keys::LOG_RUN);
+        if let Some(last) = entries.last() {
+            let vote = VoteRecord { term: last.log_id.term, voted_for: owner.node_id, committed: true };
+            batch.put_cf(inner.meta(), keys::LOG_VOTE, records::encode(&vote));
         }
-        for entry in entries {
-            let vote = VoteRecord { term: entry.log_id.term, voted_for: owner.node_id, committed: true };
-            batch.put_cf(meta, keys::LOG_VOTE, records::encode(&vote));
-            batch.put_cf(rows, keys::index(entry.log_id.index), records::encode(entry));
-        }
-        inner.db.write(batch).map_err(|error| inner.error(error))?;
-        inner.db.flush_wal(true).map_err(|error| inner.error(error))
+        let founding = FoundingRecord { purged, entries: entries.to_vec() };
+        batch.put_cf(inner.meta(), keys::LOG_FOUNDING, records::encode(&founding));
+        inner.db().write(batch).and_then(|()| inner.db().flush_wal(true)).map_err(|error| inner.error(error))?;
+        finish(&inner.files)
     }
+}
+
+/// Adds the entries of a founding that is decided: at once, or with the next start if this one is interrupted.
+///
+/// # Errors
+/// Of the disk.
+pub(super) fn finish(files: &Files) -> io::Result<()> {
+    let Some(FoundingRecord { purged, entries }) = files.record(keys::LOG_FOUNDING)? else { return Ok(()) };
+    if let Some(purged) = purged {
+        files.journal.append(&Frame::Purged(purged))?;
+        files.journal.append(&Frame::Committed(purged))?;
+    }
+    let [last, _, _] = files.journal.positions();
+    for entry in entries.into_iter().filter(|entry| last.is_none_or(|last| last < entry.log_id)) {
+        files.journal.append(&Frame::Entry(entry))?;
+    }
+    files.journal.write(true)?;
+    files.db.delete_cf(files.meta(), keys::LOG_FOUNDING).and_then(|()| files.db.flush_wal(true)).map_err(io::Error::other)
 }

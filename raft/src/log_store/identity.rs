@@ -49,6 +49,6 @@ impl LogHandle {
 impl Inner {
     fn keep(&self, key: &[u8], identity: u128) -> io::Result<()> {
         self.put_meta(key, &records::encode(&identity))?;
-        self.db.flush_wal(true).map_err(|error| self.error(error))
+        self.db().flush_wal(true).map_err(|error| self.error(error))
     }
 }

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::{Arc, Weak};
 
-use rocksdb::WriteBatch;
+use tokio::sync::oneshot;
 
-use super::{Inner, LogStore, Tail};
-use crate::columns::LogColumn;
+use super::frame::Frame;
+use super::{Inner, LogStore, SyncRequest, Tail};
 use crate::doubt::Doubt;
 use crate::keys;
 use crate::records::{self, LogIdRecord, RunRecord};
@@ -46,6 +46,16 @@ impl LogStore {
         LogHandle { inner: Arc::downgrade(&self.inner) }
     }
 
+    /// Returns when everything in the log is on disk, whoever wrote it.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) async fn settle(&self) -> io::Result<()> {
+        let (done, synced) = oneshot::channel();
+        self.inner.syncer.request(SyncRequest::Vote(done))?;
+        synced.await.map_err(io::Error::other)?
+    }
+
     fn last_run(&self) -> Result<Option<RunRecord>, OpenError> {
         self.inner.meta_record(keys::LOG_RUN).map_err(|error| self.open_error(&error))
     }
@@ -53,11 +63,8 @@ impl LogStore {
     /// Forgets all entries, but neither vote nor owner.
     fn forget_entries(&self) -> io::Result<()> {
         let inner = &self.inner;
-        let mut batch = WriteBatch::default();
-        batch.delete_range_cf(inner.column(LogColumn::Entries), keys::index(0), keys::index(u64::MAX));
-        batch.delete_cf(inner.column(LogColumn::Meta), keys::LOG_COMMITTED);
-        batch.delete_cf(inner.column(LogColumn::Meta), keys::LOG_PURGED);
-        inner.db.write(batch).map_err(|error| inner.error(error))?;
+        inner.journal().append(&Frame::Forgotten)?;
+        inner.journal().write(true)?;
         let vote = inner.tail.lock().vote;
         *inner.tail.lock() = Tail { vote, ..Tail::default() };
         Ok(())
@@ -72,7 +79,7 @@ impl Inner {
     fn note_run(&self, run: RunRecord) -> io::Result<()> {
         self.put_meta(keys::LOG_RUN, &records::encode(&run))?;
         *self.run.lock() = Some(run);
-        self.db.flush_wal(true).map_err(|error| self.error(error))
+        self.db().flush_wal(true).map_err(|error| self.error(error))
     }
 
     fn change_run(&self, change: impl FnOnce(&mut RunRecord)) -> io::Result<()> {
@@ -84,7 +91,7 @@ impl Inner {
     /// The run ends orderly: nothing is left to doubt, if nothing is doubted now.
     pub(super) fn end_run(&mut self) {
         let sure = self.run.get_mut().as_ref().is_some_and(|run| run.doubt.is_none() && !run.diverged);
-        if sure && let Err(error) = self.db.delete_cf(self.column(LogColumn::Meta), keys::LOG_RUN) {
+        if sure && let Err(error) = self.db().delete_cf(self.meta(), keys::LOG_RUN) {
             tracing::warn!(path = %self.path.display(), %error, "Could not note the end of this run");
         }
     }
@@ -96,6 +103,11 @@ pub(crate) struct LogHandle {
 }
 
 impl LogHandle {
+    /// The log itself, which stays open with it; `None` once it is closed.
+    pub(crate) fn open(&self) -> Option<LogStore> {
+        self.inner.upgrade().map(|inner| LogStore { inner })
+    }
+
     /// The last entry.
     pub(crate) fn last(&self) -> Option<LogIdRecord> {
         self.inner.upgrade()?.tail.lock().last.map(LogIdRecord::from)

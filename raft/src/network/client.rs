@@ -21,8 +21,10 @@ use openraft::{OptionalSend, entry::RaftEntry as _};
 use super::acquaintances::Acquaintances;
 use super::link::Link;
 use super::messages::{Append, Hello, Purpose, Request, Response};
+use crate::ballot;
 use crate::command::NodeId;
 use crate::environment::Environment;
+use crate::happenings::Event;
 use crate::raft_types::{MemberInfo, Snapshot, TypeConfig, Vote};
 use crate::records::{EntryRecord, VoteRecord};
 use crate::snapshot::SnapshotFiles;
@@ -211,10 +213,34 @@ impl PeerClient {
         }
     }
 
-    async fn ask_vote(&mut self, request: &Request, patience: Duration) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        match self.ask(request, RPCTypes::Vote, patience).await? {
-            Response::Voted { vote, last, granted } => Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), granted)),
-            other => Err(unexpected(&other)),
+    /// Asks for a vote, or whether there would be one, and tells those who watch.
+    async fn ask_vote(
+        &mut self,
+        rpc: &VoteRequest<TypeConfig>,
+        pre_vote: bool,
+        patience: Duration,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let (vote, last) = (VoteRecord::from(&rpc.vote), rpc.last_log_id.map(Into::into));
+        let (term, peer) = (vote.term, self.target);
+        let request = match pre_vote {
+            true => Request::PreVote { vote, last },
+            false => Request::Vote { vote, last, transfer: rpc.leadership_transfer },
+        };
+        self.peers.environment.tell(term, || Event::VoteAsked { peer, pre_vote });
+        match self.ask(&request, RPCTypes::Vote, patience).await? {
+            Response::Voted { vote: answered, last: their_last, granted } => {
+                self.peers.environment.tell(term, || {
+                    let asked = (vote.voted_for, term, last);
+                    let why = (!granted).then(|| ballot::why_refused(asked, &answered, their_last));
+                    Event::VoteAnswered { peer, pre_vote, granted, why }
+                });
+                Ok(VoteResponse::new(Vote::from(answered), their_last.map(Into::into), granted))
+            }
+            other => {
+                let why = Some(reason(&other));
+                self.peers.environment.tell(term, || Event::VoteAnswered { peer, pre_vote, granted: false, why });
+                Err(unexpected(&other))
+            }
         }
     }
 }
@@ -227,10 +253,15 @@ fn read_chunk(file: fs::File) -> io::Result<(fs::File, Vec<u8>)> {
 }
 
 fn unexpected(response: &Response) -> RpcError {
-    RpcError::Network(NetworkError::from_string(match response {
+    RpcError::Network(NetworkError::from_string(reason(response)))
+}
+
+/// Why a peer did not do what it was asked.
+fn reason(response: &Response) -> String {
+    match response {
         Response::Failed(reason) | Response::Refused(reason) => reason.clone(),
         other => format!("unexpected answer {other:?}"),
-    }))
+    }
 }
 
 fn append(request: &AppendEntriesRequest<TypeConfig>) -> Append {
@@ -302,14 +333,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let request =
-            Request::Vote { vote: VoteRecord::from(&rpc.vote), last: rpc.last_log_id.map(Into::into), transfer: rpc.leadership_transfer };
-        self.ask_vote(&request, option.soft_ttl()).await
+        self.ask_vote(&rpc, false, option.soft_ttl()).await
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let request = Request::PreVote { vote: VoteRecord::from(&rpc.vote), last: rpc.last_log_id.map(Into::into) };
-        self.ask_vote(&request, option.soft_ttl()).await
+        self.ask_vote(&rpc, true, option.soft_ttl()).await
     }
 
     async fn full_snapshot(

@@ -121,6 +121,6 @@ mod tests {
         let mut bytes = encode(7, &"hello".to_owned());
         bytes[HEADER_BYTES] = 9;
         let error = block_on(read::<String>(&mut bytes.as_slice(), FRAME_BYTES_MAX)).unwrap_err();
-        assert!(error.to_string().contains("version 9, only 1 to 1"), "{error}");
+        assert!(error.to_string().contains("version 9, only 1 to 2"), "{error}");
     }
 }

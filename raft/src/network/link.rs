@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::acquaintances::Introduction;
 use super::frame::{self, FRAME_BYTES_MAX};
-use super::messages::{Hello, HelloReply, Request, Response};
+use super::messages::{Hello, HelloReply, Purpose, Request, Response};
 use crate::environment::{Environment, Stream};
+use crate::experiment::Direction;
+use crate::experiment::line::Line;
 use crate::store::PeerTls;
 
 /// An open connection. Closed when the last reference goes.
@@ -23,7 +25,7 @@ pub(crate) struct Link {
     /// What the peer says of itself.
     pub(crate) introduction: Introduction,
     next_id: AtomicU64,
-    frames: mpsc::UnboundedSender<Vec<u8>>,
+    requests: Line<Vec<u8>>,
     pending: Arc<Pending>,
     stop: CancellationToken,
 }
@@ -32,6 +34,22 @@ pub(crate) struct Link {
 struct Pending {
     /// `None` once the connection has ended.
     waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Response>>>>,
+}
+
+impl Pending {
+    /// Hands an answer to whoever waits for it.
+    fn answer(&self, id: u64, response: Response) {
+        let waiting = self.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
+        if let Some(waiting) = waiting {
+            // whoever asked may have given up
+            drop(waiting.send(response));
+        }
+    }
+}
+
+/// Whether an experiment may have requests of such a connection arrive twice: the chunks of a snapshot have no numbers of their own.
+pub(crate) fn may_double(purpose: Purpose) -> bool {
+    purpose != Purpose::Snapshot
 }
 
 impl Link {
@@ -46,7 +64,9 @@ impl Link {
         tls: Option<&PeerTls>,
         patience: Duration,
     ) -> io::Result<Arc<Self>> {
+        let faults = environment.faults();
         let connecting = async {
+            faults.cross(hello.to, Direction::Out).await;
             let connection = environment.connect(address, hello.purpose).await?;
             let mut stream: Box<dyn Stream> = match tls {
                 None => connection,
@@ -58,7 +78,9 @@ impl Link {
             };
             stream.write_all(&frame::encode(0, hello)).await?;
             stream.flush().await?;
-            match frame::read_greeting::<HelloReply>(&mut stream).await? {
+            let reply = frame::read_greeting::<HelloReply>(&mut stream).await?;
+            faults.cross(hello.to, Direction::In).await;
+            match reply {
                 Some(HelloReply::Welcome(introduction)) => Ok((stream, introduction)),
                 Some(HelloReply::Refused(reason)) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
                 None => Err(io::Error::from(io::ErrorKind::ConnectionReset)),
@@ -66,17 +88,24 @@ impl Link {
         };
         let (stream, introduction) =
             tokio::time::timeout(patience, connecting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Self::over(stream, introduction))
+        Ok(Self::over(stream, introduction, environment, hello))
     }
 
-    fn over(stream: Box<dyn Stream>, introduction: Introduction) -> Arc<Self> {
+    fn over(stream: Box<dyn Stream>, introduction: Introduction, environment: &Environment, hello: &Hello) -> Arc<Self> {
         let (reader, writer) = tokio::io::split(stream);
         let (frames, queued) = mpsc::unbounded_channel();
         let pending = Arc::new(Pending { waiting: Mutex::new(Some(HashMap::new())) });
         let stop = CancellationToken::new();
         tokio::spawn(write_frames(writer, queued, stop.clone()));
-        tokio::spawn(read_responses(reader, Arc::clone(&pending), stop.clone()));
-        Arc::new(Self { introduction, next_id: AtomicU64::new(1), frames, pending, stop })
+        // if the writer has ended, so has the reader, and whoever waits for an answer learns it
+        let requests =
+            Line::new(environment.faults(), hello.to, Direction::Out, may_double(hello.purpose), move |frame| drop(frames.send(frame)));
+        let responses = {
+            let pending = Arc::clone(&pending);
+            Line::new(environment.faults(), hello.to, Direction::In, true, move |(id, response)| pending.answer(id, response))
+        };
+        tokio::spawn(read_responses(reader, responses, Arc::clone(&pending), stop.clone()));
+        Arc::new(Self { introduction, next_id: AtomicU64::new(1), requests, pending, stop })
     }
 
     /// Sends a request; the receiver yields the answer, or an error when the connection ends first.
@@ -86,8 +115,7 @@ impl Link {
         if let Some(waiting) = self.pending.waiting.lock().as_mut() {
             waiting.insert(id, answer);
         }
-        // if the writer has ended, so has the reader, and the receiver learns it
-        drop(self.frames.send(frame::encode(id, request)));
+        self.requests.send(frame::encode(id, request));
         receiver
     }
 
@@ -136,15 +164,11 @@ pub(crate) async fn write_frames(
     stop.cancel();
 }
 
-async fn read_responses(reader: impl AsyncRead + Unpin, pending: Arc<Pending>, stop: CancellationToken) {
+async fn read_responses(reader: impl AsyncRead + Unpin, responses: Line<(u64, Response)>, pending: Arc<Pending>, stop: CancellationToken) {
     let mut reader = BufReader::with_capacity(32 << 10, reader);
     let reading = async {
-        while let Some((id, response)) = frame::read::<Response>(&mut reader, FRAME_BYTES_MAX).await? {
-            let answer = pending.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
-            if let Some(answer) = answer {
-                // whoever asked may have given up
-                drop(answer.send(response));
-            }
+        while let Some(response) = frame::read::<Response>(&mut reader, FRAME_BYTES_MAX).await? {
+            responses.send(response);
         }
         io::Result::Ok(())
     };

@@ -7,6 +7,7 @@ pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod messages;
 pub(crate) mod server;
+pub(crate) mod votes;
 
 #[cfg(test)]
 mod tests;

@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError, TransferLeaderRequest};
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::acquaintances::removed;
 use super::frame::{self, FRAME_BYTES_MAX};
-use super::link::write_frames;
+use super::link::{may_double, write_frames};
 use super::messages::{Append, Hello, HelloReply, Request, Response};
+use super::votes::{Ballot, cast_vote};
 use crate::core::Core;
 use crate::environment::{Environment, Listener, Stream};
+use crate::experiment::Direction;
+use crate::experiment::line::Line;
+use crate::happenings::Event;
 use crate::raft_types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::records::{LogIdRecord, StoredMembershipRecord, VoteRecord};
 use crate::snapshot::SnapshotFiles;
@@ -70,26 +71,33 @@ async fn serve_connection(connection: Box<dyn Stream>, core: Arc<Core>, snapshot
         let Some(hello) = frame::read_greeting::<Hello>(&mut stream).await? else {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         };
+        core.faults().cross(hello.from, Direction::In).await;
         let reply = greet(&core, &hello);
+        core.faults().cross(hello.from, Direction::Out).await;
         stream.write_all(&frame::encode(0, &reply)).await?;
         stream.flush().await?;
         match reply {
-            HelloReply::Welcome(_) => Ok(stream),
+            HelloReply::Welcome(_) => Ok((stream, hello)),
             HelloReply::Refused(reason) => {
                 tracing::warn!(node = hello.from, reason, "Refused a peer");
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
             }
         }
     };
-    let stream = tokio::time::timeout(HELLO_PATIENCE, greeting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (stream, hello) =
+        tokio::time::timeout(HELLO_PATIENCE, greeting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
     let (reader, writer) = tokio::io::split(stream);
     let (responses, queued) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let _stop_on_return = stop.clone().drop_guard();
     tokio::spawn(write_frames(writer, queued, stop.clone()));
+    // the connection may have ended
+    let responses = Line::new(core.faults(), hello.from, Direction::Out, true, move |frame| drop(responses.send(frame)));
+    let (overdue, mut late_requests) = mpsc::unbounded_channel();
+    let requests = Line::new(core.faults(), hello.from, Direction::In, may_double(hello.purpose), move |late| drop(overdue.send(late)));
     let mut connection = Connection {
         core,
-        responses,
+        responses: Arc::new(responses),
         snapshots_dir,
         slots: Arc::new(tokio::sync::Semaphore::new(REQUESTS_IN_FLIGHT_MAX)),
         pipeline: None,
@@ -97,12 +105,22 @@ async fn serve_connection(connection: Box<dyn Stream>, core: Arc<Core>, snapshot
     };
     let mut reader = BufReader::with_capacity(32 << 10, reader);
     loop {
-        let received = tokio::select! {
-            received = frame::read::<Request>(&mut reader, FRAME_BYTES_MAX) => received?,
-            () = stop.cancelled() => None,
+        let received = {
+            // read on when a late request interrupts: half a frame must not be lost
+            let reading = frame::read::<Request>(&mut reader, FRAME_BYTES_MAX);
+            tokio::pin!(reading);
+            loop {
+                tokio::select! {
+                    received = &mut reading => break received?,
+                    Some((id, request)) = late_requests.recv() => connection.accept(id, request).await,
+                    () = stop.cancelled() => break None,
+                }
+            }
         };
-        let Some((id, request)) = received else { return Ok(()) };
-        connection.accept(id, request).await;
+        let Some(received) = received else { return Ok(()) };
+        if let Some((id, request)) = requests.pass(received) {
+            connection.accept(id, request).await;
+        }
     }
 }
 
@@ -122,7 +140,7 @@ fn greet(core: &Core, hello: &Hello) -> HelloReply {
 
 struct Connection {
     core: Arc<Core>,
-    responses: mpsc::UnboundedSender<Vec<u8>>,
+    responses: Arc<Line<Vec<u8>>>,
     snapshots_dir: PathBuf,
     slots: Arc<tokio::sync::Semaphore>,
     pipeline: Option<Pipeline>,
@@ -160,11 +178,10 @@ impl Connection {
             }
             request => {
                 let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
-                let (core, responses) = (Arc::clone(&self.core), self.responses.clone());
+                let (core, responses) = (Arc::clone(&self.core), Arc::clone(&self.responses));
                 tokio::spawn(async move {
                     let response = answer(&core, request).await;
-                    // the connection may have ended
-                    drop(responses.send(frame::encode(id, &response)));
+                    responses.send(frame::encode(id, &response));
                     drop(slot);
                 });
             }
@@ -172,8 +189,7 @@ impl Connection {
     }
 
     fn respond(&self, id: u64, response: &Response) {
-        // the connection may have ended
-        drop(self.responses.send(frame::encode(id, response)));
+        self.responses.send(frame::encode(id, response));
     }
 
     async fn append_next(&mut self, id: u64, session: u64, append: Append) {
@@ -195,9 +211,9 @@ impl Connection {
     fn start_pipeline(&self, session: u64) -> Pipeline {
         let (requests, stream) = futures::channel::mpsc::channel(PIPELINE_REQUESTS);
         let (ids, mut waiting) = mpsc::unbounded_channel::<u64>();
-        let (core, responses) = (Arc::clone(&self.core), self.responses.clone());
+        let (raft, responses) = (self.core.raft(), Arc::clone(&self.responses));
         tokio::spawn(async move {
-            let results = core.raft.stream_append(stream);
+            let results = raft.stream_append(stream);
             futures::pin_mut!(results);
             while let Some(result) = results.next().await {
                 let Some(id) = waiting.recv().await else { return };
@@ -207,11 +223,11 @@ impl Connection {
                     Ok(Err(StreamAppendError::HigherVote(vote))) => Response::HigherVote(VoteRecord::from(&vote)),
                     Err(fatal) => Response::Failed(fatal.to_string()),
                 };
-                drop(responses.send(frame::encode(id, &response)));
+                responses.send(frame::encode(id, &response));
             }
             waiting.close();
             while let Some(id) = waiting.recv().await {
-                drop(responses.send(frame::encode(id, &Response::Failed("an earlier append of the pipeline failed".into()))));
+                responses.send(frame::encode(id, &Response::Failed("an earlier append of the pipeline failed".into())));
             }
         });
         Pipeline { session, requests, ids }
@@ -245,10 +261,11 @@ impl Connection {
                 }
                 let meta = SnapshotMeta { last_log_id: incoming.last.map(Into::into), last_membership: incoming.membership.into_stored()? };
                 let snapshot = Snapshot { meta, snapshot: incoming.files };
-                let installed = self.core.raft.install_full_snapshot(incoming.vote, snapshot).await;
-                installed
-                    .map(|response| Response::SnapshotInstalled(VoteRecord::from(&response.vote)))
-                    .map_err(|fatal| io::Error::other(fatal.to_string()))
+                let installed = self.core.raft().install_full_snapshot(incoming.vote, snapshot).await;
+                let vote = VoteRecord::from(&installed.map_err(|fatal| io::Error::other(fatal.to_string()))?.vote);
+                let index = incoming.last.map_or(0, |last| last.index);
+                self.core.config.environment.tell(vote.term, || Event::SnapshotReceived { index });
+                Ok(Response::SnapshotInstalled(vote))
             }
         }
     }
@@ -317,34 +334,21 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
             let request = take_append(core, append)?;
             let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;
-            match core.raft.append_entries(request).await.map_err(|error| failed(&error))? {
+            match core.raft().append_entries(request).await.map_err(|error| failed(&error))? {
                 AppendEntriesResponse::Success => Ok(Response::Appended(last.map(Into::into))),
                 AppendEntriesResponse::PartialSuccess(matched) => Ok(Response::Appended(matched.map(Into::into))),
                 AppendEntriesResponse::Conflict => Ok(Response::AppendConflict(previous.map(Into::into).unwrap_or_default())),
                 AppendEntriesResponse::HigherVote(vote) => Ok(Response::HigherVote(VoteRecord::from(&vote))),
             }
         }
-        Request::Vote { vote, .. } | Request::PreVote { vote, .. } if core.shared.is_removed(vote.voted_for) => {
-            Err(Response::Failed(removed(vote.voted_for)))
-        }
-        Request::Vote { last, .. } | Request::PreVote { last, .. } if !core.may_vote_for(last) => Ok(abstained(core)),
+        Request::Vote { vote, last, transfer } => cast_vote(core, Ballot { vote, last, transfer, pre_vote: false }).await,
+        Request::PreVote { vote, last } => cast_vote(core, Ballot { vote, last, transfer: false, pre_vote: true }).await,
         Request::Transfer { .. } if !core.may_vote_for(core.log.last()) => {
             Err(Response::Failed("this member abstains from elections until it has caught up".into()))
         }
-        Request::Vote { vote, last, transfer } => {
-            let mut request = VoteRequest::new(vote.into(), last.map(Into::into));
-            request.leadership_transfer = transfer;
-            let response = core.raft.vote(request).await.map_err(|error| failed(&error))?;
-            Ok(voted(&response))
-        }
-        Request::PreVote { vote, last } => {
-            let request = VoteRequest::new(vote.into(), last.map(Into::into));
-            let response = core.raft.pre_vote(request).await.map_err(|error| failed(&error))?;
-            Ok(voted(&response))
-        }
         Request::Transfer { from, to, last } => {
             let request = TransferLeaderRequest::new(from.into(), to, last.map(Into::into));
-            match core.raft.handle_transfer_leader(request).await.map_err(|error| failed(&error))? {
+            match core.raft().handle_transfer_leader(request).await.map_err(|error| failed(&error))? {
                 Ok(()) => Ok(Response::Transferred),
                 Err(TransferLeaderError::VoteChanged { expected, actual }) => {
                     Ok(Response::TransferVoteChanged { expected: VoteRecord::from(&expected), actual: VoteRecord::from(&actual) })
@@ -366,13 +370,4 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
             Err(Response::Failed("out of order".into()))
         }
     }
-}
-
-/// The answer of a member that must not vote: its own vote as it is, and no grant.
-fn abstained(core: &Core) -> Response {
-    Response::Voted { vote: VoteRecord::from(&core.metrics().vote), last: core.log.last(), granted: false }
-}
-
-fn voted(response: &openraft::raft::VoteResponse<TypeConfig>) -> Response {
-    Response::Voted { vote: VoteRecord::from(&response.vote), last: response.last_log_id.map(Into::into), granted: response.vote_granted }
 }

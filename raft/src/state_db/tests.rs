@@ -43,3 +43,47 @@ fn an_odd_name_in_current_is_damage() {
     let error = StateDb::open_current(dir.path(), None).err().unwrap();
     assert!(error.reason.contains("damaged"), "{error}");
 }
+
+/// A state as a program of format 1 has left it: `current` was compacted, so that only its own row is left of it.
+fn legacy_state(dir: &Path) -> StateMeta {
+    fs::create_dir_all(dir).unwrap();
+    let db = DB::open_cf(&database_options(), dir, ["objects", "history", "outcomes", "meta"]).unwrap();
+    let version = |value: &str| HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value: value.to_owned().into() };
+    let history = |revision, key: &str, previous, version| {
+        let row = HistoryRow { version, previous, cause: crate::command::Cause::default(), time_unix_ms: 7 };
+        db.put_cf(db.cf_handle("history").unwrap(), keys::history(revision, key.as_bytes()), records::encode(&row)).unwrap();
+    };
+    let object = |revision, key: &str, value: &str| {
+        let HistoryVersion { create_revision, split, terms, value } = version(value);
+        let row = crate::records::ObjectRow { revision, create_revision, split, terms, value };
+        db.put_cf(db.cf_handle("objects").unwrap(), key, records::encode(&row)).unwrap();
+    };
+    object(1, "a", "compacted");
+    history(2, "b", None, Some(version("older")));
+    history(3, "c", None, Some(version("deleted")));
+    history(4, "b", Some(2), Some(version("newer")));
+    object(4, "b", "newer");
+    history(5, "c", Some(3), None);
+    let meta = StateMeta { revision: 5, compacted: 1, ..StateMeta::default() };
+    db.put_cf(db.cf_handle("meta").unwrap(), keys::STATE_META, records::encode(&meta)).unwrap();
+    meta
+}
+
+#[test]
+fn a_state_of_format_1_is_taken_over() {
+    let dir = TempDir::new().unwrap();
+    let generation = dir.path().join("000001");
+    let meta = legacy_state(&generation);
+    for _ in 0..2 {
+        let db = StateDb::open_current(dir.path(), None).unwrap();
+        let (state, loaded) = db.load().unwrap();
+        let found: Vec<_> = state.view.range(b"", None).map(|record| (record.revision, record.key.clone(), record.value.clone())).collect();
+        assert_eq!(found, [(1, "a".into(), "compacted".into()), (4, "b".into(), "newer".into())]);
+        assert_eq!(loaded, meta);
+        assert_eq!(db.history_heads(1, 5).unwrap().len(), 4);
+    }
+    assert!(!DB::list_cf(&rocksdb::Options::default(), &generation).unwrap().contains(&"objects".to_owned()));
+    // its program refuses the result instead of finding it empty
+    let db = DB::open_cf(&database_options(), &generation, StateColumn::ALL.map(StateColumn::name)).unwrap();
+    assert_eq!(db.get_cf(db.cf_handle("meta").unwrap(), keys::STATE_META).unwrap().unwrap()[0], 2);
+}

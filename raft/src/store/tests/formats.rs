@@ -39,7 +39,7 @@ async fn neighbouring_releases_form_a_group_and_distant_ones_say_who_is_to_be_up
         Member { id: 4, peer_address: cluster.store(4).peer_address().to_string(), api_address: String::new(), role: MemberRole::Voter };
     cluster.store(1).add_member(member, PATIENCE).await.unwrap();
     let reason = until("the leader says so", || cluster.store(1).status().refused.get(&4).cloned()).await;
-    assert!(reason.contains("reads 1 to 1: upgrade"), "{reason}");
+    assert!(reason.contains("reads 1 to 2: upgrade"), "{reason}");
     assert_eq!(cluster.store(4).status().last_log, 0);
     revision(cluster.store(1).txn(put("still", "1"), PATIENCE).await.unwrap());
     cluster.close_all().await;
@@ -123,7 +123,7 @@ async fn what_a_newer_program_has_written_is_left_as_it_is() {
         let mut config = StoreConfig::new(1, &dir);
         config.cluster_id = "test".into();
         let error = Store::open(config.clone()).await.err().unwrap().to_string();
-        assert!(error.contains("cannot read format version 9, only 1 to 1: nothing was changed, start a newer one"), "{error}");
+        assert!(error.contains("cannot read format version 9, only 1 to 2: nothing was changed, start a newer one"), "{error}");
         assert!(!error.contains("damaged"), "{error}");
         // the newer program finds everything
         set_version(Formats::OURS.written);

@@ -1,0 +1,400 @@
+//! `log/entries/`: the entries, in numbered files ("segments") that are written once, from front to back, and removed when all that they hold
+//! is purged. Nothing is ever written a second time, and a sync has nothing to note but the bytes themselves: a segment grows by zeros that
+//! are synced together with the first bytes before them.
+//!
+//! Every run begins a segment of its own, when it writes first: what a crash has left at the end of an older one is never written over.
+//!
+//! [`Journal::append`] takes a frame into memory, where it is readable at once; [`Journal::write`] hands everything taken so far to the
+//! operating system or the disk. The former never waits for the latter.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::contents::{Contents, EntryPlace};
+use super::frame::{self, Found, Frame, Place};
+use crate::records::{self, EntryRecord, LogIdRecord};
+
+/// A segment is full when it is longer than this.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// By so many zeros a segment grows.
+const ROOM_BYTES: u64 = 256 << 10;
+/// The zeros are written in pieces of this size: what is written at once may stay one piece in the system's cache, of which the smallest change
+/// counts as a change of all.
+const PAGE: [u8; 4096] = [0; 4096];
+/// Writes from this size on are written behind the zeros: the size of the file costs little beside them.
+const LARGE_WRITE_BYTES: usize = 16 << 10;
+
+/// The entries of one log.
+pub(super) struct Journal {
+    directory: PathBuf,
+    /// Segments grow by [`ROOM_BYTES`]; otherwise they are as long as what was written to them, which a simulated disk wants to know.
+    makes_room: bool,
+    state: Mutex<State>,
+    writer: Mutex<Writer>,
+}
+
+#[derive(Default)]
+struct State {
+    contents: Contents,
+    segments: BTreeMap<u64, Segment>,
+    /// Where the next frame goes, once this run has begun a segment.
+    end: Option<Place>,
+    /// Where the last segment of earlier runs ends.
+    previous_end: u64,
+    /// Everything before this is on disk.
+    synced: Place,
+    /// What is purged according to the disk.
+    purged_on_disk: Option<LogIdRecord>,
+    /// What is being written, then what waits for the next [`Journal::write`].
+    unwritten: VecDeque<Arc<Chunk>>,
+    waiting: Option<Chunk>,
+}
+
+/// A file of the journal.
+struct Segment {
+    /// The last entry before it.
+    before: Option<LogIdRecord>,
+    /// `None` until it is written.
+    file: Option<Arc<File>>,
+}
+
+/// Frames of one segment.
+struct Chunk {
+    at: Place,
+    bytes: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Writer {
+    /// The segment that is being written, with its length.
+    current: Option<(u64, Arc<File>, u64)>,
+    /// Something was written since the last sync.
+    is_dirty: bool,
+    /// A write has failed: nobody knows what the disk holds.
+    has_failed: bool,
+}
+
+impl Journal {
+    /// Opens the journal in `directory`, or what will become one with the first write.
+    ///
+    /// # Errors
+    /// Of the file system; `InvalidData` for damage, with what it is, and `Unsupported` for what a newer program has written.
+    pub(super) fn open(directory: &Path, makes_room: bool) -> io::Result<Self> {
+        let mut state = State::default();
+        let numbers = segment_numbers(directory)?;
+        for (position, number) in numbers.iter().enumerate() {
+            state.replay(directory, *number, numbers.get(position + 1).is_none())?;
+        }
+        state.contents.check().map_err(damaged)?;
+        // what a killed process has left with the operating system counts from now on
+        if let Some(Segment { file: Some(file), .. }) = state.segments.values().next_back() {
+            file.sync_data()?;
+        }
+        Ok(Self { directory: directory.to_owned(), makes_room, state: Mutex::new(state), writer: Mutex::default() })
+    }
+
+    /// The last entry, the last purged one and the last one that is known to be committed.
+    pub(super) fn positions(&self) -> [Option<LogIdRecord>; 3] {
+        let Contents { last, purged, committed, .. } = self.state.lock().contents;
+        [last, purged, committed]
+    }
+
+    /// Takes a frame; returns how many bytes it has.
+    ///
+    /// # Errors
+    /// It does not follow what is there.
+    pub(super) fn append(&self, frame: &Frame) -> io::Result<usize> {
+        self.state.lock().append(frame).map_err(damaged)
+    }
+
+    /// Writes what was taken so far: to the disk, or to the operating system, where the end of this process cannot harm it.
+    ///
+    /// # Errors
+    /// Of the disk. Nobody knows then what it holds, so every later write fails, too.
+    pub(super) fn write(&self, to_disk: bool) -> io::Result<()> {
+        let mut writer = self.writer.lock();
+        if writer.has_failed {
+            return Err(io::Error::other("an earlier write has failed"));
+        }
+        let written = self.try_write(&mut writer, to_disk);
+        writer.has_failed = written.is_err();
+        written
+    }
+
+    fn try_write(&self, writer: &mut Writer, to_disk: bool) -> io::Result<()> {
+        let (chunks, end, purged) = {
+            let mut state = self.state.lock();
+            let waiting = state.waiting.take().map(Arc::new);
+            state.unwritten.extend(waiting);
+            (state.unwritten.clone(), state.end, state.contents.purged)
+        };
+        for chunk in &chunks {
+            let file = self.file_for(writer, chunk.at.segment)?;
+            self.write_chunk(writer, &file, chunk)?;
+            self.state.lock().unwritten.pop_front();
+        }
+        let Some(end) = end.filter(|_| to_disk) else { return Ok(()) };
+        if let Some((_, file, _)) = writer.current.as_ref().filter(|_| writer.is_dirty) {
+            file.sync_data()?;
+        }
+        writer.is_dirty = false;
+        let mut state = self.state.lock();
+        (state.synced, state.purged_on_disk) = (end, purged);
+        Ok(())
+    }
+
+    /// Notes that this run ends orderly and everything is on disk, if it has written anything.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(super) fn close(&self) -> io::Result<()> {
+        if self.state.lock().end.is_none() {
+            return Ok(());
+        }
+        self.write(true)?;
+        self.append(&Frame::End)?;
+        self.write(true)
+    }
+
+    /// Removes the segments that hold nothing any more, as the disk knows.
+    ///
+    /// # Errors
+    /// Of the file system; a segment that is left does no harm.
+    pub(super) fn remove_purged(&self) -> io::Result<()> {
+        loop {
+            let number = {
+                let mut state = self.state.lock();
+                let purged = state.purged_on_disk;
+                let mut segments = state.segments.iter();
+                match (segments.next(), segments.next()) {
+                    (Some((number, _)), Some((next, segment)))
+                        if *next <= state.synced.segment && index(segment.before) <= index(purged) =>
+                    {
+                        let number = *number;
+                        state.segments.remove(&number);
+                        number
+                    }
+                    _ => return Ok(()),
+                }
+            };
+            fs::remove_file(path(&self.directory, number))?;
+        }
+    }
+
+    /// Entries of `start..end` that are here, with their bytes, stopping after about `bytes_max`, but never before the first.
+    ///
+    /// # Errors
+    /// Of the disk, and damaged entries.
+    pub(super) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<EntryRecord>> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let mut next = start;
+        while next < end {
+            // without the lock while the disk is read: a segment that is removed meanwhile stays readable
+            let place = self.state.lock().contents.places(next, end).next();
+            let Some(place) = place else { break };
+            bytes += place.bytes as usize;
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            let entry = self.entry(place)?;
+            next = entry.log_id.index + 1;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn entry(&self, place: EntryPlace) -> io::Result<EntryRecord> {
+        let mut bytes = vec![0; place.bytes as usize];
+        let file = {
+            let state = self.state.lock();
+            let in_memory = state.unwritten.iter().map(Arc::as_ref).chain(&state.waiting).find_map(|chunk| chunk.share(place));
+            match in_memory {
+                Some(share) => {
+                    bytes.copy_from_slice(share);
+                    None
+                }
+                None => state.segments.get(&place.at.segment).and_then(|segment| segment.file.clone()),
+            }
+        };
+        if let Some(file) = file {
+            file.read_exact_at(&mut bytes, place.at.offset)?;
+        }
+        match frame::body(&bytes, place.at).map(records::decode::<Frame>) {
+            Some(Ok(Frame::Entry(entry))) => Ok(entry),
+            Some(Err(error)) => Err(error),
+            _ => Err(damaged(format!("{} has no entry at {}", path(&self.directory, place.at.segment).display(), place.at.offset))),
+        }
+    }
+
+    /// The file of a segment, made if need be. Whatever is in the segment before it is synced first.
+    fn file_for(&self, writer: &mut Writer, number: u64) -> io::Result<Arc<File>> {
+        if let Some((current, file, _)) = &writer.current {
+            if *current == number {
+                return Ok(Arc::clone(file));
+            }
+            file.sync_data()?;
+        }
+        if !self.directory.exists() {
+            fs::create_dir(&self.directory)?;
+            sync_parent(&self.directory)?;
+        }
+        let path = path(&self.directory, number);
+        let file = Arc::new(File::options().read(true).write(true).create_new(true).open(&path)?);
+        sync_parent(&path)?;
+        if let Some(segment) = self.state.lock().segments.get_mut(&number) {
+            segment.file = Some(Arc::clone(&file));
+        }
+        writer.current = Some((number, Arc::clone(&file), 0));
+        Ok(file)
+    }
+
+    fn write_chunk(&self, writer: &mut Writer, file: &File, chunk: &Chunk) -> io::Result<()> {
+        writer.is_dirty = true;
+        file.write_all_at(&chunk.bytes, chunk.at.offset)?;
+        let Some((_, _, length)) = &mut writer.current else { return Ok(()) };
+        let end = chunk.end();
+        if self.makes_room && end > *length && chunk.bytes.len() < LARGE_WRITE_BYTES {
+            let room_end = (end / ROOM_BYTES + 1) * ROOM_BYTES;
+            for page in end / PAGE.len() as u64..room_end / PAGE.len() as u64 {
+                let from = end.max(page * PAGE.len() as u64);
+                let into_page = usize::try_from(from % PAGE.len() as u64).unwrap_or(0);
+                file.write_all_at(&PAGE[into_page..], from)?;
+            }
+            *length = room_end;
+        }
+        *length = (*length).max(end);
+        Ok(())
+    }
+}
+
+impl State {
+    fn append(&mut self, frame: &Frame) -> Result<usize, String> {
+        if self.end.is_none_or(|end| end.offset >= SEGMENT_BYTES) {
+            self.begin_segment()?;
+        }
+        self.put(frame)
+    }
+
+    fn begin_segment(&mut self) -> Result<(), String> {
+        let newest = self.segments.last_key_value().map_or(0, |(number, _)| *number);
+        let previous_end = self.end.map_or(self.previous_end, |end| end.offset);
+        let Contents { last, purged, committed, .. } = self.contents;
+        self.segments.insert(newest + 1, Segment { before: last, file: None });
+        self.end = Some(Place { segment: newest + 1, offset: 0 });
+        self.unwritten.extend(self.waiting.take().map(Arc::new));
+        self.put(&Frame::Begin { previous_end, last, purged, committed }).map(|_| ())
+    }
+
+    fn put(&mut self, frame: &Frame) -> Result<usize, String> {
+        let Some(at) = self.end else { return Err("no segment was begun".into()) };
+        let synced = if self.synced.segment == at.segment { self.synced.offset } else { 0 };
+        let waiting = self.waiting.get_or_insert_with(|| Chunk { at, bytes: Vec::new() });
+        let before = waiting.bytes.len();
+        frame::put(&mut waiting.bytes, at, synced, frame);
+        let bytes = waiting.bytes.len() - before;
+        let place = EntryPlace { at, bytes: u32::try_from(bytes).map_err(|_too_long| "a frame is too long")? };
+        self.end = Some(Place { offset: at.offset + bytes as u64, ..at });
+        self.contents.take(frame, place).map(|()| bytes)
+    }
+
+    /// Reads a segment of an earlier run.
+    fn replay(&mut self, directory: &Path, number: u64, is_last: bool) -> io::Result<()> {
+        let path = path(directory, number);
+        let bad = |what: String| damaged(format!("{}: {what}", path.display()));
+        let (bytes, mut at) = (fs::read(&path)?, Place { segment: number, offset: 0 });
+        let newest = self.segments.last_key_value().map(|(number, _)| *number);
+        if newest.is_some_and(|newest| newest + 1 != number) {
+            return Err(bad("the one before it is missing".into()));
+        }
+        loop {
+            match frame::at(&bytes, at) {
+                Found::Intact(found) => {
+                    let frame: Frame = records::decode(found.body)?;
+                    // a crash may have left less of it than the zeros at its end
+                    let end = found.next.min(bytes.len() as u64);
+                    let bytes = u32::try_from(end - at.offset).unwrap_or(u32::MAX);
+                    match (&frame, at.offset) {
+                        (Frame::Begin { last, .. }, 0) => {
+                            self.segments.insert(number, Segment { before: *last, file: Some(Arc::new(File::open(&path)?)) });
+                            if newest.is_none() {
+                                self.contents.begin(&frame);
+                            }
+                        }
+                        (_, 0) => return Err(bad("it does not begin as it should".into())),
+                        _ => {}
+                    }
+                    if let (Frame::Begin { previous_end, .. }, Some(_)) = (&frame, newest)
+                        && *previous_end != self.previous_end
+                    {
+                        return Err(bad(format!("the one before it ends at {} instead of {previous_end}", self.previous_end)));
+                    }
+                    self.contents.take(&frame, EntryPlace { at, bytes }).map_err(bad)?;
+                    at.offset = found.next;
+                }
+                Found::Damaged => return Err(bad(format!("checksum mismatch at {}", at.offset))),
+                Found::Unfinished if frame::was_synced(&bytes, at) => return Err(bad(format!("bytes are missing at {}", at.offset))),
+                Found::Unfinished if at.offset == 0 && !is_last => return Err(bad("it is empty".into())),
+                Found::Unfinished => break,
+            }
+        }
+        // a crash may come before a new segment has its first bytes: its number is used again then
+        if at.offset == 0 {
+            return fs::remove_file(&path);
+        }
+        self.previous_end = at.offset;
+        Ok(())
+    }
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.at.offset + self.bytes.len() as u64
+    }
+
+    /// The bytes at a place, if they are here.
+    fn share(&self, place: EntryPlace) -> Option<&[u8]> {
+        let start = place.at.offset.checked_sub(self.at.offset).filter(|_| place.at.segment == self.at.segment)?;
+        let start = usize::try_from(start).ok()?;
+        self.bytes.get(start..start.checked_add(place.bytes as usize)?)
+    }
+}
+
+/// The numbers of the segments in `directory`, in order; none if it is not there.
+fn segment_numbers(directory: &Path) -> io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:012}.log"))
+}
+
+fn index(id: Option<LogIdRecord>) -> Option<u64> {
+    id.map(|id| id.index)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+fn damaged(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+#[cfg(test)]
+mod tests;
