@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cluster;
 mod kubectl;
+mod lab;
 mod local;
 mod quantity;
 mod verbs;

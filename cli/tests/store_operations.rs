@@ -3,75 +3,10 @@
 
 mod support;
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-
-use base64::Engine as _;
 use serde_json::{Value, json};
+use support::operator::{Operator, fails, succeeds, until_readable, until_voters};
 use support::{Master, eventually};
-use trierarch_client::Client;
-use trierarch_controlplane::identity::{Bundle, LeafRequest, pki};
-
-/// An administrator and his program.
-struct Operator {
-    dir: PathBuf,
-    bundle: Bundle,
-}
-
-impl Operator {
-    /// `trierarch raft`, with a kubeconfig that leads to `master`.
-    fn raft(&self, master: &Master, args: &[&str]) -> Output {
-        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let admin = self.bundle.cluster.issue(&LeafRequest::client("admin", Some("system:masters")), jiff::Timestamp::now()).unwrap();
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": master.url(), "certificate-authority-data": encode(&self.bundle.cluster.certificate_pem)}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {
-                "client-certificate-data": encode(&admin.certificate_pem), "client-key-data": encode(&admin.key_pem)}}],
-        });
-        let path = self.dir.join("kubeconfig");
-        std::fs::write(&path, config.to_string()).unwrap();
-        let nowhere = self.dir.join("nowhere");
-        Command::new(env!("CARGO_BIN_EXE_trierarch"))
-            .arg("raft")
-            .arg("--data-dir")
-            .arg(nowhere)
-            .args(args)
-            .env("KUBECONFIG", path)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn succeeds(output: &Output) -> String {
-    assert!(output.status.success(), "{}", text(output));
-    text(output)
-}
-
-fn fails(output: &Output) -> String {
-    assert!(!output.status.success(), "{}", text(output));
-    text(output)
-}
-
-async fn until_voters(client: &Client, count: usize) -> Vec<u64> {
-    eventually("all members vote", async || {
-        let status: Value = client.get("/raft/v1/status").await.ok()?;
-        let voters = status["members"].as_array()?.iter().filter(|member| member["role"] == "Voter");
-        let ids: Vec<u64> = voters.filter_map(|member| member["id"].as_u64()).collect();
-        (ids.len() == count).then_some(ids)
-    })
-    .await
-}
-
-async fn until_readable(client: &Client, path: &str) -> Value {
-    eventually(path, async || client.get::<Value>(path).await.ok()).await
-}
+use trierarch_controlplane::identity::{LeafRequest, pki};
 
 fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": {"k": "v"}})

@@ -68,6 +68,14 @@ pub struct MasterConfig {
     pub node_grace: Duration,
     /// How long pods that say nothing about it stay bound to a lost node.
     pub toleration_seconds: i64,
+    /// How long the store keeps old versions, for watches and reads of the past.
+    pub history_retention: Duration,
+    /// How many bytes of them.
+    pub history_bytes_max: u64,
+    /// It takes experiments with elections.
+    pub experiments: bool,
+    /// After how many entries the store takes a snapshot and purges the log before it, if not after the usual number.
+    pub snapshot_after_entries: Option<u64>,
 }
 
 impl MasterConfig {
@@ -107,6 +115,8 @@ impl MasterConfig {
         config.peer_advertise = self.peer_address();
         config.api_advertise = self.api_address();
         config.tls = Some(pki.peers.clone());
+        (config.history_retention, config.history_bytes_max) = (self.history_retention, self.history_bytes_max);
+        config.snapshot_after_entries = self.snapshot_after_entries.unwrap_or(config.snapshot_after_entries);
         config
     }
 }
@@ -174,7 +184,7 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     let kinds = Arc::new(Registry::with_builtins());
     let door = Door::new(store.clone(), bundle.clone()).context("the bundle's join token is damaged")?;
     let settings = settings(&config, &bundle, &pki)?;
-    let raft_api = RaftApi::new(store.clone(), bundle.clone());
+    let raft_api = RaftApi::new(store.clone(), bundle.clone(), config.experiments);
     let content = trierarch_images::Store::open(&config.images_dir).context("cannot open the content store of images")?;
     let images = trierarch_images::registry::Registry::new(content.clone(), trierarch_images::registry::RegistryConfig::default());
     let replication = Arc::new(Replication::new(content, store.clone(), Arc::clone(&pki.agents), bundle.cluster.certificate_pem.clone()));
@@ -330,6 +340,10 @@ mod tests {
             certificate_lifetime: Duration::from_secs(3600),
             node_grace: Duration::from_secs(3),
             toleration_seconds: 5,
+            history_retention: Duration::from_secs(3600),
+            history_bytes_max: 256 << 20,
+            experiments: false,
+            snapshot_after_entries: None,
         };
         let other = Bundle::create(now).expect("created").token().expect("a token");
         let error = identify(&config(other)).await.err().expect("refused");

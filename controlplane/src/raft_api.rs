@@ -13,6 +13,8 @@ use trierarch_raft::{Store, StoreError};
 
 use crate::identity::Bundle;
 
+mod experiments;
+
 /// Chunks of a backup that wait for a slow reader.
 const CHUNKS_WAITING_MAX: usize = 4;
 /// How long a change of the members may take.
@@ -22,12 +24,14 @@ const CHANGE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 pub struct RaftApi {
     store: Store,
     bundle: Bundle,
+    /// This master takes experiments.
+    experiments: bool,
 }
 
 impl RaftApi {
-    /// Answers for this member of the cluster whose secrets these are.
-    pub fn new(store: Store, bundle: Bundle) -> Arc<Self> {
-        Arc::new(Self { store, bundle })
+    /// Answers for this member of the cluster whose secrets these are. `experiments`: it takes them.
+    pub fn new(store: Store, bundle: Bundle, experiments: bool) -> Arc<Self> {
+        Arc::new(Self { store, bundle, experiments })
     }
 
     /// Adds the routes. The caller puts authentication and authorization around them.
@@ -41,7 +45,8 @@ impl RaftApi {
                 .route("/transfer", web::post().to(transfer))
                 .route("/step-down", web::post().to(step_down))
                 .route("/campaign", web::post().to(campaign))
-                .route("/remove", web::post().to(remove)),
+                .route("/remove", web::post().to(remove))
+                .configure(experiments::mount),
         );
     }
 }

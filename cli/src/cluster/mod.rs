@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod forward;
 pub mod host;
+pub mod parts;
 pub mod process;
 pub mod supervisor;
 pub mod topology;

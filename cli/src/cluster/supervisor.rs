@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use trierarch_controlplane::identity::pki;
-use trierarch_network::bridge::{Attachment, Bridge};
-use trierarch_network::{Cidr, NetnsRef, netns};
+use trierarch_network::bridge::Bridge;
+use trierarch_network::{Cidr, netns};
 
 use super::cgroup;
 use super::forward::Forwarder;
 use super::host::{self, NODE_NAMESPACES};
+use super::parts;
 use super::process::{Remembered, pid_file};
-use super::topology::{API_PORT, Host, PEER_PORT, PREFIX_LENGTH, Topology};
+use super::topology::{API_PORT, Host, PREFIX_LENGTH, Topology};
 
 /// A master that died is started again after this pause, and after twice as long each time that it ends soon.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
@@ -144,7 +144,7 @@ impl Supervisor {
         let address = Cidr::new(topology.gateway, PREFIX_LENGTH).context("the machines' network is no network")?;
         let bridge = Bridge::ensure(&topology.bridge, address).await.context("cannot make the bridge")?;
         for host in topology.masters.iter().chain(&topology.nodes) {
-            self.attach(&bridge, host).await?;
+            parts::attach(&topology, &bridge, host).await?;
         }
         for host in &topology.masters {
             self.start_master(host)?;
@@ -159,57 +159,9 @@ impl Supervisor {
         Ok(Forwarder::start(listener, &masters, Arc::new(tls)))
     }
 
-    async fn attach(&self, bridge: &Bridge, host: &Host) -> anyhow::Result<()> {
-        let path = self.topology.netns(host);
-        let failed = || format!("cannot make the network of {}", host.name);
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(failed)?;
-        }
-        netns::create_netns(&path).with_context(failed)?;
-        let attachment =
-            Attachment { link: host.link.clone(), netns: NetnsRef::Path(path), interface: "eth0".to_owned(), ip: host.address };
-        bridge.attach(attachment).await.with_context(failed)
-    }
-
-    fn command(&self, part: &str) -> anyhow::Result<Command> {
-        let path = self.topology.log(part);
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        let mut command = Command::new(&self.program);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
-        Ok(command)
-    }
-
     fn start_master(&mut self, host: &Host) -> anyhow::Result<()> {
         let topology = &self.topology;
-        let mut command = self.command(&host.name)?;
-        command
-            .arg("server")
-            .args(["--name", &host.name])
-            .arg("--data-dir")
-            .arg(topology.master_dir(host))
-            .arg("--images-dir")
-            .arg(topology.images_dir())
-            .args(["--listen", &format!("{}:{API_PORT}", host.address)])
-            .args(["--peer-listen", &format!("{}:{PEER_PORT}", host.address)])
-            .args(["--san", "127.0.0.1", "--san", &topology.gateway.to_string()])
-            .arg("--token-file")
-            .arg(topology.data_dir.join("token"));
-        let has_secrets = pki::load_bundle(&topology.master_dir(host)).is_ok_and(|bundle| bundle.is_some());
-        match topology.masters.first() {
-            // without the cluster's secrets it would begin another cluster
-            Some(first) if first == host && has_secrets => command.arg("--init"),
-            _ => command.args(
-                topology
-                    .masters
-                    .iter()
-                    .filter(|other| *other != host)
-                    .flat_map(|other| ["--join".to_owned(), format!("https://{}:{API_PORT}", other.address)]),
-            ),
-        };
+        let command = parts::master(topology, host, &self.program)?;
         let child = host::spawn(&topology.netns(host), CloneFlags::empty(), command)
             .with_context(|| format!("cannot start master {}", host.name))?;
         self.starts.entry(host.name.clone()).or_insert((Instant::now(), 0)).0 = Instant::now();
@@ -222,7 +174,7 @@ impl Supervisor {
         cgroup::create(&path, topology.node_cpu_millis, topology.node_memory_bytes)?;
         let node_dir = topology.node_dir(host);
         std::fs::create_dir_all(&node_dir).with_context(|| format!("cannot make {}", node_dir.display()))?;
-        let mut command = self.command(&host.name)?;
+        let mut command = parts::command(topology, &host.name, &self.program)?;
         command
             .arg("node-init")
             .args(["--hostname", &host.name])

@@ -58,6 +58,9 @@ pub struct Topology {
     pub node_cpu_millis: u64,
     /// Memory of each node in bytes.
     pub node_memory_bytes: u64,
+    /// The masters take experiments with elections.
+    #[serde(default)]
+    pub experiments: bool,
 }
 
 /// A machine of the cluster: a network namespace with one address.
@@ -143,6 +146,7 @@ pub fn plan(wish: &Wish, machine: Machine) -> Result<Topology, WishError> {
         nodes: (1..=wish.nodes).map(|index| host('n', 20, index)).collect(),
         node_cpu_millis: wish.node_cpu_millis.unwrap_or(machine.cpu_millis / u64::from(wish.nodes)).max(100),
         node_memory_bytes: wish.node_memory_bytes.unwrap_or(machine.memory_bytes / u64::from(wish.nodes)),
+        experiments: false,
     })
 }
 

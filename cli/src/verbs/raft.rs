@@ -1,14 +1,17 @@
-//! `trierarch raft`: look at the replicated store, move leadership and members, save it and bring it back.
+//! `trierarch raft`: look at the replicated store, move leadership and members, save it and bring it back, and experiment with elections.
 
 use std::path::PathBuf;
 
 mod backup;
 mod disaster;
 mod events;
+mod fault;
+mod lab;
 mod members;
 mod progress;
-mod reach;
+pub mod reach;
 mod status;
+mod timers;
 
 /// Arguments of `raft`.
 #[derive(clap::Args, Debug)]
@@ -20,9 +23,12 @@ Examples:
   trierarch raft replace m3                    m3 has lost its disk: give it a new place in the cluster
   trierarch raft backup /backup/today          one file, taken while the cluster serves
   trierarch raft backup verify /backup/today   read it again and compare its checksum
+  trierarch raft fault add pause --master leader --for 5s
+                                               an experiment: the leader stands still, another one is elected
 
 Without a cluster of trierarch up on this machine, the masters are found through $KUBECONFIG and named by their numbers.
-What each verb needs, and what to do when a quorum is lost for good: docs/how-to/operate-the-store.md")]
+What each verb needs, and what to do when a quorum is lost for good: docs/how-to/operate-the-store.md
+Faults and timers, for masters that were started with --experiments: docs/how-to/experiment-with-elections.md")]
 pub struct Args {
     /// Where the cluster is kept
     #[arg(long, default_value = crate::DEFAULT_DATA_DIR, env = "TRIERARCH_DATA_DIR")]
@@ -68,6 +74,14 @@ pub enum Action {
         #[arg(long, default_value_t = 120)]
         timeout: u64,
     },
+    /// Experiment: let something go wrong on a master for a while
+    #[command(subcommand)]
+    Fault(fault::Action),
+    /// Experiment: show the timers of elections, or change them for a while
+    Timers(timers::Args),
+    /// Experiment: whole ones from a file, on masters of their own, with a report
+    #[command(subcommand)]
+    Lab(lab::Action),
     /// Save the whole state into one file, while the cluster serves
     Backup(backup::Args),
     /// Make the directory of the first master of a new cluster from a backup
@@ -85,6 +99,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let reach = || reach::Reach::find(&data_dir);
     // what needs no running cluster
     match &args.action {
+        Action::Lab(action) => return lab::run(action),
         Action::Restore(args) => return disaster::restore(args),
         Action::Recover(args) => return disaster::recover(args),
         Action::Backup(backup::Args { action: Some(backup::Action::Verify { file }), .. }) => return backup::verify(file),
@@ -100,8 +115,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             Action::Campaign { master } => members::campaign(&reach().await?, master).await,
             Action::Remove { master } => members::remove(&reach().await?, master).await,
             Action::Replace { master, timeout } => members::replace(&reach().await?, master, *timeout).await,
+            Action::Fault(action) => fault::run(&reach().await?, action).await,
+            Action::Timers(args) => timers::run(&reach().await?, args).await,
             Action::Backup(args) => backup::run(&reach().await?, args).await,
-            Action::Restore(_) | Action::Recover(_) => Ok(()),
+            Action::Lab(_) | Action::Restore(_) | Action::Recover(_) => Ok(()),
         }
     })
 }

@@ -66,6 +66,18 @@ pub struct Args {
     /// Seconds that pods stay bound to a lost node, unless they tolerate it for another time
     #[arg(long, default_value_t = 5)]
     pub toleration_seconds: i64,
+    /// How long old versions are kept, for watches that resume and reads of the past
+    #[arg(long, default_value = "1h", value_parser = crate::kubectl::duration::parse)]
+    pub history_retention: Duration,
+    /// How much of them is kept
+    #[arg(long, default_value = "256Mi", value_parser = crate::quantity::bytes)]
+    pub history_size: u64,
+    /// Take experiments with elections: trierarch raft fault, trierarch raft timers
+    #[arg(long)]
+    pub experiments: bool,
+    /// Take a snapshot of the store, and purge its log, after so many entries [default: 10000]
+    #[arg(long, hide = true, requires = "experiments", value_parser = clap::value_parser!(u64).range(10..))]
+    pub snapshot_after_entries: Option<u64>,
 }
 
 /// Runs the master until SIGTERM.
@@ -104,6 +116,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         certificate_lifetime: Duration::from_secs(args.certificate_seconds.into()),
         node_grace: Duration::from_millis(args.node_grace_ms),
         toleration_seconds: args.toleration_seconds,
+        history_retention: args.history_retention,
+        history_bytes_max: args.history_size,
+        experiments: args.experiments,
+        snapshot_after_entries: args.snapshot_after_entries,
     })
 }
 

@@ -55,6 +55,9 @@ pub struct Args {
     /// Memory of each node, such as 2Gi [default: an equal share of the machine]
     #[arg(long, value_parser = quantity::bytes)]
     pub node_memory: Option<u64>,
+    /// Let the masters take experiments with elections: trierarch raft fault, trierarch raft timers
+    #[arg(long)]
+    pub experiments: bool,
     /// How many seconds to wait for masters and nodes
     #[arg(long, default_value_t = 60)]
     pub timeout: u64,
@@ -81,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         node_cpu_millis: args.node_cpus,
         node_memory_bytes: args.node_memory,
     };
-    let topology = topology::plan(&wish, machine)?;
+    let topology = Topology { experiments: args.experiments, ..topology::plan(&wish, machine)? };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         check(&topology).await?;
@@ -119,7 +122,7 @@ fn machine() -> anyhow::Result<Machine> {
 }
 
 /// Refuses what would fail later, with what to do about it.
-async fn check(topology: &Topology) -> anyhow::Result<()> {
+pub async fn check(topology: &Topology) -> anyhow::Result<()> {
     if let Some(earlier) = crate::cluster::load(&topology.data_dir)? {
         let pid_file = pid_file(&earlier.run_dir(), "supervisor");
         if let Some(process) = Remembered::load(&pid_file).filter(Remembered::is_alive) {
@@ -191,7 +194,7 @@ fn which(program: &str) -> Option<PathBuf> {
 }
 
 /// Makes the cluster's secrets and files: the first master finds its bundle, the administrator his kubeconfig.
-fn prepare(topology: &Topology) -> anyhow::Result<()> {
+pub fn prepare(topology: &Topology) -> anyhow::Result<()> {
     std::fs::create_dir_all(&topology.data_dir).with_context(|| format!("cannot make {}", topology.data_dir.display()))?;
     let now = jiff::Timestamp::now();
     let first = topology.masters.first().context("a cluster has a master")?;

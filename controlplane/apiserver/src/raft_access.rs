@@ -6,6 +6,8 @@ pub const READ: &str = "get";
 pub const BACKUP: &str = "backup";
 /// Moves leadership and members.
 pub const OPERATE: &str = "operate";
+/// Lets things go wrong by intent.
+pub const EXPERIMENT: &str = "experiment";
 
 /// The verb that a role must hold on the non-resource URL `path`; `None` elsewhere.
 pub fn verb(method: &str, path: &str) -> Option<&'static str> {
@@ -13,6 +15,7 @@ pub fn verb(method: &str, path: &str) -> Option<&'static str> {
     Some(match (method, what) {
         ("GET" | "HEAD", "backup") => BACKUP,
         ("GET" | "HEAD", _) => READ,
+        (_, experiments) if experiments == "experiments" || experiments.starts_with("experiments/") => EXPERIMENT,
         _ => OPERATE,
     })
 }
@@ -28,6 +31,11 @@ mod tests {
         assert_eq!(verb("GET", "/raft/v1/backup"), Some(BACKUP));
         assert_eq!(verb("POST", "/raft/v1/transfer"), Some(OPERATE));
         assert_eq!(verb("DELETE", "/raft/v1/anything"), Some(OPERATE));
+        assert_eq!(verb("GET", "/raft/v1/experiments"), Some(READ));
+        assert_eq!(verb("POST", "/raft/v1/experiments/faults"), Some(EXPERIMENT));
+        assert_eq!(verb("DELETE", "/raft/v1/experiments/faults/7"), Some(EXPERIMENT));
+        assert_eq!(verb("PUT", "/raft/v1/experiments/timers"), Some(EXPERIMENT));
+        assert_eq!(verb("PUT", "/raft/v1/experimental"), Some(OPERATE));
         assert_eq!(verb("GET", "/api/v1/pods"), None);
     }
 }

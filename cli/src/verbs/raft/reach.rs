@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use serde_json::Value;
 use trierarch_client::{Client, Config, Error, Request, kubeconfig};
 
@@ -62,12 +63,20 @@ impl Reach {
         Client::new(Config { servers: vec![format!("https://{}", master.address)], timeout, ..self.config.clone() })
     }
 
+    /// A client that asks this master, and does not wait long.
+    ///
+    /// # Errors
+    /// The kubeconfig is of no use.
+    pub fn quick_client(&self, master: &Master) -> Result<Client, Error> {
+        self.client(master, PATIENCE)
+    }
+
     /// What a master says of itself.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn status(&self, master: &Master) -> Result<Value, Error> {
-        self.client(master, PATIENCE)?.get("/raft/v1/status").await
+        self.quick_client(master)?.get("/raft/v1/status").await
     }
 
     /// A master by its name.
@@ -77,6 +86,14 @@ impl Reach {
     pub fn master(&self, name: &str) -> anyhow::Result<&Master> {
         let names = || self.masters.iter().map(|master| master.name.as_str()).collect::<Vec<_>>().join(", ");
         self.masters.iter().find(|master| master.name == name).with_context(|| format!("no master {name:?}; there are {}", names()))
+    }
+
+    /// The master of this name, or all of them.
+    ///
+    /// # Errors
+    /// There is no such master.
+    pub fn some(&self, name: Option<&str>) -> anyhow::Result<Vec<&Master>> {
+        name.map_or_else(|| Ok(self.masters.iter().collect()), |name| Ok(vec![self.master(name)?]))
     }
 
     /// The members of the group and who leads them, as the best informed living master knows.
@@ -135,6 +152,14 @@ impl Reach {
     /// It does not answer, or refuses.
     pub async fn post_to(&self, master: &Master, path: &str) -> Result<(), Error> {
         let request = Request { method: http::Method::POST, path: path.to_owned(), ..Request::default() };
-        self.client(master, CHANGE_PATIENCE)?.request(request).await.map(drop)
+        self.ask(master, request).await.map(drop)
+    }
+
+    /// What this master answers to a request that may take its time.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub async fn ask(&self, master: &Master, request: Request) -> Result<Bytes, Error> {
+        Ok(self.client(master, CHANGE_PATIENCE)?.request(request).await?.body)
     }
 }

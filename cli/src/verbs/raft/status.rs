@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 use trierarch_client::Error;
+use trierarch_raft::experiment::Fault;
 
+use super::fault::left;
 use super::reach::Reach;
 
 /// Asks every master and shows the answers side by side.
@@ -57,7 +59,12 @@ fn show(rows: &[(String, Result<Value, Error>)], output: &str) -> anyhow::Result
         if status["no_quorum"].is_string() {
             println!("{name}: what it knows is at least {:.1} s old", status["heard_ms"].as_f64().unwrap_or_default() / 1000.0);
         }
-        for field in ["no_quorum", "read_only"] {
+        for fault in status["faults"].as_array().into_iter().flatten() {
+            if let Ok(fault) = serde_json::from_value::<Fault>(fault.clone()) {
+                println!("{name}: experiment: {fault}; ends in {}", left(fault.ends_in_ms.unwrap_or_default()));
+            }
+        }
+        for field in ["no_quorum", "read_only", "abstains"] {
             if let Some(why) = status[field].as_str() {
                 println!("{name}: {}: {why}", field.replace('_', " "));
             }
