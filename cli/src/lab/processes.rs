@@ -264,10 +264,14 @@ impl<'a> Lab<'a> {
         leaders == 1 && (leaders + followers) as u64 == self.experiment.members
     }
 
-    /// The names of the objects of a repetition.
+    /// The names of the objects of a repetition, from whichever master answers first: one may still wait for an answer that was lost on the
+    /// way to it.
     async fn objects(&self, label: &str) -> anyhow::Result<BTreeSet<String>> {
-        let client = self.stage.new_client(1, GREETING_PATIENCE)?;
-        let list: Value = client.get(&format!("{OBJECTS}?labelSelector=lab%3D{label}")).await.context("cannot list what was written")?;
+        let path = format!("{OBJECTS}?labelSelector=lab%3D{label}");
+        let clients = self.stage.members().map(|id| self.stage.new_client(id, GREETING_PATIENCE));
+        let clients: Vec<Client> = clients.collect::<anyhow::Result<_>>()?;
+        let asking = clients.iter().map(|client| Box::pin(client.get::<Value>(&path)));
+        let (list, _) = futures::future::select_ok(asking).await.context("cannot list what was written")?;
         let items = list["items"].as_array().into_iter().flatten();
         Ok(items.filter_map(|item| item.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned)).collect())
     }
