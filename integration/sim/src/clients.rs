@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use trierarch_raft::{Cause, Committed, Durability, Guard, NodeId, Op, Revision, Store, StoreError, Term, Txn, TxnId};
 
 use crate::dice::Dice;
-use crate::event::{Answer, Condition, Event, Question, Write, digest_of_view};
+use crate::event::{Answer, Condition, Event, Question, Write, digest_of_state, digest_of_view};
 use crate::plan::Plan;
 use crate::world::World;
 
@@ -76,7 +76,8 @@ async fn answer_of(store: &Store, what: Question, patience: Duration) -> Answer 
         Question::Write(write) => match store.txn_with(txn(&write), durability(&write), patience).await {
             Ok(Committed::At(revision)) => Answer::Written(revision),
             Ok(Committed::Refused(refusal)) => Answer::Refused(refusal.actual),
-            Err(StoreError::Unavailable(reason)) => Answer::Unavailable(reason),
+            // clients are told 503: it has no effect and never will
+            Err(StoreError::Unavailable(reason) | StoreError::ReadOnly(reason)) => Answer::Unavailable(reason),
             Err(_) => Answer::Unknown,
         },
         Question::LinearizableRead => match store.linearizable_view(patience).await {
@@ -87,7 +88,17 @@ async fn answer_of(store: &Store, what: Question, patience: Duration) -> Answer 
             let view = store.view();
             Answer::Read { revision: view.revision(), digest: digest_of_view(&view) }
         }
-        Question::Administer(_) => Answer::Unknown,
+        Question::PastRead { back } => {
+            let revision = store.view().revision().saturating_sub(back);
+            match store.range_at(b"", revision).await {
+                Ok(records) => {
+                    let digest = digest_of_state(records.iter().map(|record| (&record.key[..], record.revision, &record.value[..])));
+                    Answer::Read { revision, digest }
+                }
+                Err(_) => Answer::Unknown,
+            }
+        }
+        Question::Backup | Question::Administer(_) => Answer::Unknown,
     }
 }
 
@@ -174,7 +185,8 @@ impl Clients {
     fn question(&mut self, plan: &Plan) -> Question {
         match self.dice.between(0, 99) {
             0..25 => Question::LinearizableRead,
-            25..30 => Question::LocalRead,
+            25..28 => Question::LocalRead,
+            28..30 => Question::PastRead { back: self.dice.between(0, 30) },
             30..40 => match self.dice.pick(&self.unclear) {
                 // as somebody does who got no answer
                 Some(write) => Question::Write(write),
@@ -204,7 +216,7 @@ impl Clients {
             let value = (!self.dice.chance(150)).then(|| self.value());
             changes.insert(key, value);
         }
-        let volatile = plan.volatile && self.dice.chance(500);
+        let volatile = plan.volatile && self.dice.chance(plan.volatile_share);
         Write { id: self.id(), changes: changes.into_iter().collect(), condition: Condition::None, volatile }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
@@ -18,8 +18,20 @@ struct State {
     dice: Dice,
     sync_max_ms: u64,
     fails: bool,
-    /// Bytes of the log's write-ahead files that were synced.
-    synced: BTreeMap<String, u64>,
+    fullness: Fullness,
+    /// Bytes of the log's growing files that were synced.
+    synced: BTreeMap<PathBuf, u64>,
+}
+
+/// How full a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fullness {
+    /// There is room.
+    Room,
+    /// There is room for what is under way, and no more.
+    Nearly,
+    /// Nothing can be written.
+    Full,
 }
 
 /// How a member stops.
@@ -36,7 +48,7 @@ pub enum Stop {
 impl Disk {
     /// A disk that works.
     pub fn new(dice: Dice, sync_max_ms: u64) -> Self {
-        Self { state: Mutex::new(State { dice, sync_max_ms, fails: false, synced: BTreeMap::new() }) }
+        Self { state: Mutex::new(State { dice, sync_max_ms, fails: false, fullness: Fullness::Room, synced: BTreeMap::new() }) }
     }
 
     /// Syncs take up to this long from now on.
@@ -49,10 +61,24 @@ impl Disk {
         self.state.lock().fails = true;
     }
 
-    /// It works again, and syncs take up to this long.
+    /// Fills it, or makes room.
+    pub fn set_fullness(&self, fullness: Fullness) {
+        self.state.lock().fullness = fullness;
+    }
+
+    /// How many bytes may still be written to it.
+    pub fn free_bytes(&self) -> u64 {
+        match self.state.lock().fullness {
+            Fullness::Room => u64::MAX,
+            Fullness::Nearly => 10 << 20,
+            Fullness::Full => 0,
+        }
+    }
+
+    /// It works and has room again, and syncs take up to this long.
     pub fn heal(&self, sync_max_ms: u64) {
         let mut state = self.state.lock();
-        (state.sync_max_ms, state.fails) = (sync_max_ms, false);
+        (state.sync_max_ms, state.fails, state.fullness) = (sync_max_ms, false, Fullness::Room);
     }
 
     /// How long the next sync takes, in milliseconds.
@@ -65,14 +91,21 @@ impl Disk {
     /// The result of a sync.
     ///
     /// # Errors
-    /// The disk fails, once.
+    /// The disk fails, once; or it is full.
     pub fn sync(&self) -> io::Result<()> {
-        if std::mem::take(&mut self.state.lock().fails) { Err(io::Error::other("input/output error")) } else { Ok(()) }
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.fails) {
+            Err(io::Error::other("input/output error"))
+        } else if state.fullness == Fullness::Full {
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        } else {
+            Ok(())
+        }
     }
 
     /// All that the files in `log_dir` hold is synced.
     pub fn note_synced(&self, log_dir: &Path) {
-        let sizes = write_ahead_sizes(log_dir);
+        let sizes = growing_sizes(log_dir);
         self.state.lock().synced = sizes;
     }
 
@@ -89,7 +122,7 @@ impl Disk {
             return Ok(());
         }
         let mut state = self.state.lock();
-        for (name, size) in write_ahead_sizes(&new.join("log")) {
+        for (name, size) in growing_sizes(&new.join("log")) {
             let synced = state.synced.get(&name).copied().unwrap_or(0).min(size);
             let kept = if stop == Stop::TornPowerCut { state.dice.between(synced, size) } else { synced };
             fs::File::options().write(true).open(new.join("log").join(&name))?.set_len(kept)?;
@@ -98,14 +131,16 @@ impl Disk {
     }
 }
 
-/// The sizes of a database's write-ahead files.
-fn write_ahead_sizes(directory: &Path) -> BTreeMap<String, u64> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
+/// The sizes of a log's files that grow: its segments of entries, and its database's write-ahead files.
+fn growing_sizes(directory: &Path) -> BTreeMap<PathBuf, u64> {
+    let entries = |below: &str| fs::read_dir(directory.join(below)).into_iter().flatten().flatten();
+    entries("")
+        .chain(entries("entries"))
         .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let is_log = Path::new(&name).extension().is_some_and(|extension| extension == "log");
-            Some((name, entry.metadata().ok()?.len())).filter(|_| is_log)
+            let path = entry.path();
+            let grows = path.extension().is_some_and(|extension| extension == "log");
+            let name = path.strip_prefix(directory).ok()?.to_owned();
+            Some((name, entry.metadata().ok()?.len())).filter(|_| grows)
         })
         .collect()
 }
@@ -128,7 +163,7 @@ fn copy_settled(old: &Path, new: &Path) -> io::Result<()> {
 }
 
 /// The files below `directory` that say which tables a database has, with their sizes.
-fn manifests(directory: &Path) -> io::Result<BTreeMap<std::path::PathBuf, u64>> {
+fn manifests(directory: &Path) -> io::Result<BTreeMap<PathBuf, u64>> {
     let mut found = BTreeMap::new();
     let Ok(entries) = fs::read_dir(directory) else { return Ok(found) };
     for entry in entries {
@@ -170,13 +205,13 @@ mod tests {
     fn survivors(stop: Stop) -> u64 {
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (dir.path().join("old"), dir.path().join("new"));
-        fs::create_dir_all(old.join("log")).unwrap();
-        fs::write(old.join("log/000004.log"), vec![1; 100]).unwrap();
+        fs::create_dir_all(old.join("log/entries")).unwrap();
+        fs::write(old.join("log/entries/000004.log"), vec![1; 100]).unwrap();
         let disk = Disk::new(Dice::new(3), 0);
         disk.note_synced(&old.join("log"));
-        fs::write(old.join("log/000004.log"), vec![1; 200]).unwrap();
+        fs::write(old.join("log/entries/000004.log"), vec![1; 200]).unwrap();
         disk.keep_survivors(&old, &new, stop).unwrap();
-        fs::metadata(new.join("log/000004.log")).unwrap().len()
+        fs::metadata(new.join("log/entries/000004.log")).unwrap().len()
     }
 
     #[test]
@@ -184,6 +219,18 @@ mod tests {
         assert_eq!(survivors(Stop::Kill), 200);
         assert_eq!(survivors(Stop::PowerCut), 100);
         assert!((100..=200).contains(&survivors(Stop::TornPowerCut)));
+    }
+
+    #[test]
+    fn a_full_disk_takes_nothing_until_there_is_room() {
+        let disk = Disk::new(Dice::new(3), 0);
+        disk.set_fullness(Fullness::Full);
+        assert_eq!(disk.sync().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.free_bytes(), 0);
+        disk.set_fullness(Fullness::Nearly);
+        assert!(disk.sync().is_ok());
+        disk.heal(0);
+        assert_eq!(disk.free_bytes(), u64::MAX);
     }
 
     #[test]

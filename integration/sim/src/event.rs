@@ -1,5 +1,6 @@
 //! What happens in a run, in one order: what members did, what clients asked and were told, and what went wrong.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
@@ -14,21 +15,42 @@ pub enum Event {
     /// An entry was added to a member's log.
     Appended { member: NodeId, previous_term: Option<Term>, term: Term, index: u64, digest: u64 },
     /// A member applied a committed entry.
-    Applied { member: NodeId, term: Term, index: u64, digest: u64, txn: Option<AppliedTxn>, changes: Vec<Change> },
+    Applied {
+        member: NodeId,
+        term: Term,
+        index: u64,
+        digest: u64,
+        /// The store's revision afterwards.
+        revision: Revision,
+        volatile: bool,
+        voters: Option<Vec<BTreeSet<NodeId>>>,
+        txn: Option<AppliedTxn>,
+        changes: Vec<Change>,
+    },
     /// Readers of a member see the state after an entry.
     Shown { member: NodeId, index: u64, revision: Revision, digest: u64 },
     /// A member's log was synced.
     Synced { member: NodeId },
     /// A member's disk refused to sync.
     SyncFailed { member: NodeId },
-    /// A member (re)started.
-    Started { member: NodeId },
-    /// A member stopped: how.
-    Stopped { member: NodeId, how: &'static str },
+    /// A member's disk is full from now on.
+    DiskFull { member: NodeId },
+    /// It has room again.
+    DiskHasRoom { member: NodeId },
+    /// Why a member whose disk is or was full says that it takes no writes, if it does.
+    Condition { member: NodeId, read_only: Option<String> },
+    /// A member (re)started; `doubtful`: it does not know whether its log is whole.
+    Started { member: NodeId, doubtful: bool },
+    /// A member stopped: how; `doubtful` as in `Started`.
+    Stopped { member: NodeId, how: &'static str, doubtful: bool },
     /// A client asked for something, at a member.
     Asked { question: u64, member: NodeId, what: Question },
     /// A client was answered, or learned that it will not be.
     Answered { question: u64, answer: Answer },
+    /// A backup was taken.
+    BackedUp { question: u64, revision: Revision, complete: bool },
+    /// A backup was restored: what the new group shows, and the first revision that it gave out.
+    Restored { question: u64, revision: Revision, digest: u64, next: Revision },
     /// A watch began.
     Watching { watch: u64, member: NodeId, prefix: Bytes, after: Revision },
     /// A watch brought changes; none when it only says how far it has come.
@@ -68,6 +90,10 @@ pub enum Question {
     LinearizableRead,
     /// Everything as the member has it.
     LocalRead,
+    /// Everything as it was so many revisions ago, from the history.
+    PastRead { back: u64 },
+    /// A copy of everything.
+    Backup,
     /// A change of members or leaders.
     Administer(String),
 }

@@ -1,13 +1,16 @@
 //! What goes wrong, when, and for how long.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use trierarch_raft::{Member as Membership, MemberRole, NodeId, StoreError};
 
+use crate::backups::Taking;
+use crate::clients::Clients;
 use crate::dice::Dice;
-use crate::disk::Stop;
+use crate::disk::{Fullness, Stop};
 use crate::event::{Answer, Event, Question};
 use crate::network::{Weather, address_of};
 use crate::world::World;
@@ -16,6 +19,8 @@ use crate::world::World;
 const ADMINISTRATION_PATIENCE: Duration = Duration::from_secs(5);
 /// With volatile writes, a member has so long to catch up after a power cut before the next one.
 const POWER_PAUSE_MS: u64 = 1_000_000;
+/// The disks of members are asked for their condition so often.
+const CONDITION_PAUSE_MS: u64 = 500;
 /// A group is not made larger or smaller than this.
 const MEMBERS: std::ops::RangeInclusive<usize> = 2..=5;
 
@@ -30,6 +35,12 @@ pub struct Faults {
     next_question: u64,
     /// When a power cut may happen to a run with volatile writes again.
     power_again_ms: u64,
+    backup: Option<Taking>,
+    /// Members that wait for a new start of their process.
+    restarting: BTreeSet<NodeId>,
+    /// Members whose disk is or was full, and when they are asked for their condition next.
+    full: BTreeSet<NodeId>,
+    condition_ms: u64,
 }
 
 enum End {
@@ -37,6 +48,7 @@ enum End {
     Start(NodeId),
     Restart(NodeId),
     FastDisk(NodeId),
+    RoomOnDisk(NodeId),
     UsualWeather,
 }
 
@@ -58,16 +70,23 @@ impl Faults {
             next_member: last_member + 1,
             next_question: 1 << 32,
             power_again_ms: 0,
+            backup: None,
+            restarting: BTreeSet::new(),
+            full: BTreeSet::new(),
+            condition_ms: 0,
         }
     }
 
     /// Begins and ends faults.
     ///
     /// # Errors
-    /// A member does not start any more.
-    pub fn step(&mut self, world: &mut World) -> anyhow::Result<()> {
+    /// A member does not start any more, or a backup is of no use.
+    pub fn step(&mut self, world: &mut World, clients: &mut Clients) -> anyhow::Result<()> {
         let now_ms = world.now_ms();
         self.take_administration(world)?;
+        self.take_backup(world, clients)?;
+        self.ask_for_conditions(world);
+        self.notice_stopped(world);
         let (over, ends) = std::mem::take(&mut self.ends).into_iter().partition(|(at_ms, _)| *at_ms <= now_ms);
         self.ends = ends;
         for (_, end) in over {
@@ -87,6 +106,10 @@ impl Faults {
     pub fn heal(&mut self, world: &mut World) -> anyhow::Result<()> {
         world.note("healed");
         self.ends.clear();
+        self.restarting.clear();
+        for id in std::mem::take(&mut self.full) {
+            world.recorder.record(Event::DiskHasRoom { member: id });
+        }
         world.network.unblock_all();
         world.network.set_weather(Weather { lost: 0, duplicated: 0, overtaken: 0, ..Weather::usual(&world.plan) });
         for member in world.members.values() {
@@ -119,6 +142,43 @@ impl Faults {
         }
     }
 
+    /// Checks the backup that was taken last.
+    ///
+    /// # Errors
+    /// It is of no use.
+    pub fn take_backup(&mut self, world: &World, clients: &mut Clients) -> anyhow::Result<()> {
+        match self.backup.take_if(|taking| taking.is_over()) {
+            Some(taking) => taking.check(world, clients.plain_write("group/kind/ns1/restored")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether something is under way that was begun here.
+    pub fn is_busy(&self) -> bool {
+        self.backup.is_some() || self.administration.is_some()
+    }
+
+    fn ask_for_conditions(&mut self, world: &World) {
+        if self.condition_ms > world.now_ms() {
+            return;
+        }
+        self.condition_ms = world.now_ms() + CONDITION_PAUSE_MS;
+        for member in self.full.iter().filter_map(|id| world.members.get(id)) {
+            if let Some(store) = member.store() {
+                world.recorder.record(Event::Condition { member: member.id(), read_only: store.status().read_only });
+            }
+        }
+    }
+
+    /// Whoever started the process of a member that has stopped for good starts it again, after a while.
+    fn notice_stopped(&mut self, world: &World) {
+        for id in world.members.values().filter(|member| member.wants_restart()).map(|member| member.id()) {
+            if self.restarting.insert(id) {
+                self.later(world, 200, 1_500, End::Restart(id));
+            }
+        }
+    }
+
     fn later(&mut self, world: &World, low_ms: u64, high_ms: u64, end: End) {
         self.ends.push((world.now_ms() + self.dice.between(low_ms, high_ms), end));
     }
@@ -131,6 +191,7 @@ impl Faults {
             }
             End::Start(id) => start(world, id)?,
             End::Restart(id) => {
+                self.restarting.remove(&id);
                 self.stop(world, id, Stop::Kill, true)?;
                 start(world, id)?;
             }
@@ -138,6 +199,12 @@ impl Faults {
                 if let Some(member) = world.members.get(&id) {
                     world.note(format!("the disk of {id} is fast again"));
                     member.machine().disk().set_sync_max_ms(world.plan.sync_max_ms);
+                }
+            }
+            End::RoomOnDisk(id) => {
+                if let Some(member) = world.members.get(&id) {
+                    member.machine().disk().set_fullness(Fullness::Room);
+                    world.recorder.record(Event::DiskHasRoom { member: id });
                 }
             }
             End::UsualWeather => {
@@ -153,7 +220,10 @@ impl Faults {
         let up = world.up();
         let someone = self.dice.pick(&up);
         let leader = world.leader().or(someone);
-        match self.dice.between(0, 99) {
+        if world.plan.volatile && !world.plan.careful && self.dice.chance(150) {
+            return self.crash_many(world, &up);
+        }
+        match self.dice.between(0, 119) {
             0..12 => self.split(world, &everybody),
             12..20 => {
                 if let (Some(from), Some(to)) = (self.dice.pick(&everybody), self.dice.pick(&everybody)) {
@@ -180,7 +250,6 @@ impl Faults {
                     if let Some(member) = world.members.get(&id) {
                         member.machine().disk().fail_once();
                     }
-                    self.later(world, 300, 2_000, End::Restart(id));
                 }
             }
             67..73 => {
@@ -192,7 +261,10 @@ impl Faults {
             }
             73..83 => self.storm(world),
             83..95 => self.change_members(world)?,
-            _ => self.transfer(world),
+            95..100 => self.transfer(world),
+            100..108 => self.restart_orderly(world, someone)?,
+            108..114 => self.fill_disk(world, someone),
+            _ => self.back_up(world, someone),
         }
         Ok(())
     }
@@ -227,7 +299,7 @@ impl Faults {
 
     fn roll_stop(&mut self, world: &World) -> Stop {
         // whoever lost its power is in doubt until it has caught up, and counts among the minority that volatile writes survive
-        if world.plan.volatile && world.now_ms() < self.power_again_ms {
+        if world.plan.careful_with_power() && world.now_ms() < self.power_again_ms {
             return Stop::Kill;
         }
         self.power_again_ms = world.now_ms() + POWER_PAUSE_MS;
@@ -248,7 +320,9 @@ impl Faults {
 
     /// The power fails for several at once.
     fn crash_many(&mut self, world: &mut World, up: &[NodeId]) -> anyhow::Result<()> {
-        let (all, stop) = (self.dice.chance(500), if world.plan.volatile { Stop::Kill } else { Stop::PowerCut });
+        let (all, torn) = (self.dice.chance(500), self.dice.chance(500));
+        let stop = if torn { Stop::TornPowerCut } else { Stop::PowerCut };
+        let stop = if world.plan.careful_with_power() { Stop::Kill } else { stop };
         for id in up {
             if all || self.dice.chance(500) {
                 self.stop(world, *id, stop, false)?;
@@ -256,6 +330,36 @@ impl Faults {
             }
         }
         Ok(())
+    }
+
+    /// A member is restarted as operators do it, or all of them one after the other; with their machines, perhaps.
+    fn restart_orderly(&mut self, world: &mut World, member: Option<NodeId>) -> anyhow::Result<()> {
+        let (all, reboot) = (self.dice.chance(200), self.dice.chance(500));
+        let ids: Vec<NodeId> = if all { world.up() } else { member.into_iter().collect() };
+        for id in ids {
+            if let Some(member) = world.members.get_mut(&id) {
+                member.close(reboot)?;
+            }
+            self.later(world, 20, 2_000, End::Start(id));
+        }
+        Ok(())
+    }
+
+    fn fill_disk(&mut self, world: &World, member: Option<NodeId>) {
+        let Some(member) = member.and_then(|id| world.members.get(&id)) else { return };
+        let fullness = if self.dice.chance(400) { Fullness::Full } else { Fullness::Nearly };
+        member.machine().disk().set_fullness(fullness);
+        world.recorder.record(Event::DiskFull { member: member.id() });
+        self.full.insert(member.id());
+        self.later(world, 500, 5_000, End::RoomOnDisk(member.id()));
+    }
+
+    fn back_up(&mut self, world: &World, member: Option<NodeId>) {
+        if let (None, Some(member)) = (&self.backup, member) {
+            self.next_question += 1;
+            let path = world.root().join(format!("backup-{}", self.next_question));
+            self.backup = Taking::begin(world, member, self.next_question, path);
+        }
     }
 
     #[expect(clippy::unused_self, reason = "beside its siblings")]

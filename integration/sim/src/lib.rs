@@ -4,12 +4,15 @@
 //! Begin with [`run`] (the story of one seed), then [`member`] and [`network`] (the world), [`faults`] (what goes wrong), [`clients`] (who
 //! asks for what), and [`invariants`] (what must hold whatever happens).
 
+pub mod backups;
 pub mod clients;
 pub mod dice;
 pub mod disk;
 pub mod entropy;
 pub mod event;
 pub mod faults;
+pub mod founding;
+pub mod frames;
 pub mod invariants;
 pub mod machine;
 pub mod member;

@@ -77,6 +77,10 @@ impl Simulation for Machine {
         self.recorder.record(Event::Synced { member: self.member });
     }
 
+    fn free_bytes(&self) -> u64 {
+        self.disk.free_bytes()
+    }
+
     fn observe(&self, observation: &Observation<'_>) {
         let member = self.member;
         self.recorder.record(match observation {
@@ -86,11 +90,14 @@ impl Simulation for Machine {
             Observation::Appended { previous_term, term, index, command } => {
                 Event::Appended { member, previous_term: *previous_term, term: *term, index: *index, digest: digest(command) }
             }
-            Observation::Applied { term, index, command, txn, outcome, events } => Event::Applied {
+            Observation::Applied { term, index, command, revision, volatile, voters, txn, outcome, events } => Event::Applied {
                 member,
                 term: *term,
                 index: *index,
                 digest: digest(command),
+                revision: *revision,
+                volatile: *volatile,
+                voters: voters.map(<[_]>::to_vec),
                 txn: txn.map(|txn| AppliedTxn {
                     id: txn.id,
                     fence: txn

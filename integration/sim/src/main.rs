@@ -24,6 +24,9 @@ struct Arguments {
     /// Show every event.
     #[arg(long)]
     trace: bool,
+    /// Keep some of the frames that members send each other in this directory.
+    #[arg(long, requires = "seed")]
+    record: Option<std::path::PathBuf>,
     /// Plant this bug in all members.
     #[cfg(feature = "planted")]
     #[arg(long, value_parser = parse_bug)]
@@ -60,10 +63,10 @@ fn run_one(seed: u64, arguments: &Arguments) -> ExitCode {
     if let Some(level) = arguments.log {
         tracing_subscriber::fmt().with_max_level(level).without_time().with_ansi(false).init();
     }
-    let outcome = run::run(seed, arguments.trace.then_some(show as fn(&str)));
+    let outcome = run::run(seed, arguments.trace.then_some(show as fn(&str)), arguments.record.clone());
     show(&format!(
-        "seed {seed}: {} events, {} entries in {} ms, trace {:016x}",
-        outcome.events, outcome.entries, outcome.simulated_ms, outcome.digest
+        "seed {seed}: {} events, {} entries and {} lost in {} ms, trace {:016x}",
+        outcome.events, outcome.entries, outcome.lost, outcome.simulated_ms, outcome.digest
     ));
     let Some(failure) = outcome.failure else { return ExitCode::SUCCESS };
     show(&format!("seed {seed} FAILED: {failure}\nreplay: cargo run -p trierarch-sim -- --seed {seed} --trace"));

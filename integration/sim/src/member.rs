@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,6 +18,9 @@ use crate::machine::Machine;
 use crate::network::{Network, address_of};
 use crate::plan::Plan;
 use crate::trace::Recorder;
+
+/// The name of every simulated cluster.
+pub const CLUSTER: &str = "simulated";
 
 /// A member, up or down.
 pub struct Member {
@@ -36,6 +40,10 @@ pub struct Member {
 struct Running {
     store: Store,
     runtime: Runtime,
+    /// Raft has stopped on it, and a new start of its process would help.
+    wants_restart: Arc<AtomicBool>,
+    /// It stands still, as after SIGSTOP, and has missed so much time.
+    frozen: Option<Duration>,
 }
 
 impl Member {
@@ -59,7 +67,8 @@ impl Member {
         self.running.as_ref().map(|running| &running.store)
     }
 
-    fn directory(&self) -> PathBuf {
+    /// Where its store is.
+    pub fn directory(&self) -> PathBuf {
         self.root.join(self.stops.to_string())
     }
 
@@ -72,14 +81,20 @@ impl Member {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
         let store = runtime.block_on(Store::open(self.config()?)).with_context(|| format!("member {} does not open", self.id))?;
         self.machine.disk().note_synced(&self.directory().join("log"));
-        self.recorder.record(Event::Started { member: self.id });
-        self.running = Some(Running { store, runtime });
+        let wants_restart = Arc::new(AtomicBool::new(false));
+        let (stopping, told) = (store.clone(), Arc::clone(&wants_restart));
+        runtime.spawn(async move {
+            stopping.stopped().await;
+            told.store(true, Ordering::Relaxed);
+        });
+        self.recorder.record(Event::Started { member: self.id, doubtful: is_doubtful(&store) });
+        self.running = Some(Running { store, runtime, wants_restart, frozen: None });
         Ok(())
     }
 
     fn config(&self) -> anyhow::Result<StoreConfig> {
         let mut config = StoreConfig::new(self.id, self.directory());
-        config.cluster_id = "simulated".into();
+        config.cluster_id = CLUSTER.into();
         config.peer_listen = address_of(self.id).parse()?;
         config.history_retention = self.plan.history_retention;
         config.snapshot_after_entries = self.plan.snapshot_after_entries;
@@ -104,11 +119,34 @@ impl Member {
             Stop::PowerCut => "power cut",
             Stop::TornPowerCut => "power cut while writing",
         };
-        self.recorder.record(Event::Stopped { member: self.id, how });
+        self.recorder.record(Event::Stopped { member: self.id, how, doubtful: is_doubtful(&running.store) });
         drop(running.store);
         drop(running.runtime);
         fs::remove_dir_all(&old)?;
         Ok(())
+    }
+
+    /// Stops it as its operator does; `reboot`: its machine is off afterwards.
+    ///
+    /// # Errors
+    /// Of the file system below.
+    pub fn close(&mut self, reboot: bool) -> anyhow::Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let doubtful = is_doubtful(&running.store);
+        running.runtime.block_on(running.store.close());
+        self.network.stop(self.id, true);
+        self.recorder.record(Event::Stopped { member: self.id, how: "closed", doubtful });
+        drop(running);
+        let old = self.directory();
+        self.stops += 1;
+        self.power_cuts += u32::from(reboot);
+        fs::rename(&old, self.directory())?;
+        Ok(())
+    }
+
+    /// Whether its process has to be started again.
+    pub fn wants_restart(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.wants_restart.load(Ordering::Relaxed))
     }
 
     /// Runs a task beside the store, for as long as the member runs.
@@ -118,10 +156,33 @@ impl Member {
         }
     }
 
-    /// Lets time pass.
-    pub fn run_for(&self, time: Duration) {
-        if let Some(running) = &self.running {
-            running.runtime.block_on(async { tokio::time::sleep(time).await });
+    /// Its process stands still from now on, as after SIGSTOP: it does nothing, and what is sent to it waits.
+    pub fn freeze(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.frozen.get_or_insert_default();
         }
     }
+
+    /// Its process goes on; all the time that it has missed passes at once.
+    pub fn thaw(&mut self) {
+        if let Some(running) = &mut self.running
+            && let Some(missed) = running.frozen.take()
+        {
+            running.runtime.block_on(tokio::time::advance(missed));
+        }
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        match &mut self.running {
+            Some(Running { frozen: Some(missed), .. }) => *missed += time,
+            Some(running) => running.runtime.block_on(async { tokio::time::sleep(time).await }),
+            None => {}
+        }
+    }
+}
+
+/// Whether the member does not know if its log is whole.
+fn is_doubtful(store: &Store) -> bool {
+    store.status().abstains.is_some()
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
@@ -14,6 +15,7 @@ use trierarch_raft::NodeId;
 use trierarch_raft::environment::{Purpose, Stream};
 
 use crate::dice::Dice;
+use crate::frames::Frames;
 use crate::pipe::{End, Inbox};
 use crate::plan::Plan;
 
@@ -60,6 +62,7 @@ struct State {
     on_the_way: BTreeMap<(u64, u64), Parcel>,
     sent: u64,
     connections: Vec<Connection>,
+    recording: Option<Frames>,
 }
 
 /// One way of a connection.
@@ -74,6 +77,8 @@ pub struct Direction {
     last_due_ms: u64,
     frames: u64,
     finished: bool,
+    /// It belongs to the member that has made the connection.
+    asks: bool,
 }
 
 struct Connection {
@@ -146,8 +151,14 @@ impl Network {
             on_the_way: BTreeMap::new(),
             sent: 0,
             connections: Vec::new(),
+            recording: None,
         };
         Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Keeps some frames of each kind as files in `directory`.
+    pub fn record_into(&self, directory: &Path) {
+        self.state.lock().recording = Some(Frames::new(directory));
     }
 
     /// Changes the weather.
@@ -198,7 +209,7 @@ impl Network {
         };
         let (answer, answered) = oneshot::channel();
         let (here, there) = (Arc::new(Inbox::default()), Arc::new(Inbox::default()));
-        let direction = |from, to, inbox: &Arc<Inbox>| Direction {
+        let direction = |from, to, inbox: &Arc<Inbox>, asks| Direction {
             from,
             to,
             purpose,
@@ -206,9 +217,10 @@ impl Network {
             last_due_ms: 0,
             frames: 0,
             finished: false,
+            asks,
         };
-        let near = End::new(self.clone(), direction(from, to, &there), Arc::clone(&here));
-        let far = End::new(self.clone(), direction(to, from, &here), Arc::clone(&there));
+        let near = End::new(self.clone(), direction(from, to, &there, true), Arc::clone(&here));
+        let far = End::new(self.clone(), direction(to, from, &here, false), Arc::clone(&there));
         let mut state = self.state.lock();
         state.connections.push(Connection { ends: [(from, Arc::downgrade(&here)), (to, Arc::downgrade(&there))] });
         let due_ms = state.due_ms();
@@ -230,6 +242,9 @@ impl Network {
             return;
         }
         direction.frames += 1;
+        if let Some(frames) = &mut state.recording {
+            frames.record(direction.asks, direction.frames == 1, &bytes);
+        }
         let weather = state.weather;
         let (from, to) = (direction.from, direction.to);
         let whole = direction.purpose == Purpose::Snapshot;

@@ -25,8 +25,12 @@ pub struct Plan {
     pub history_retention: Duration,
     /// After how many entries a snapshot is taken.
     pub snapshot_after_entries: u64,
-    /// Some writes are acknowledged before they are on disk; in return the power fails only where a minority is.
+    /// Some writes are acknowledged before they are on disk.
     pub volatile: bool,
+    /// How many of the writes are then, in a thousand.
+    pub volatile_share: u64,
+    /// With volatile writes, the power fails for one member once, never for a majority: nothing at all may be lost.
+    pub careful: bool,
     /// The network on a good day.
     pub delay_max_ms: u64,
     /// Frames lost, duplicated and overtaken, in a thousand.
@@ -40,6 +44,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the power may fail for a minority only, as nothing may be lost.
+    pub fn careful_with_power(&self) -> bool {
+        self.volatile && self.careful
+    }
+
     /// The plan of a seed.
     pub fn new(dice: &mut Dice) -> Self {
         let lossy = dice.chance(400);
@@ -51,9 +60,11 @@ impl Plan {
             think_max_ms: dice.between(5, 120),
             keys: dice.between(2, 6),
             watches: dice.between(1, 3),
-            history_retention: dice.millis(1_000, 20_000),
+            history_retention: dice.millis(200, 15_000),
             snapshot_after_entries: dice.between(10, 300),
-            volatile: dice.chance(300),
+            volatile: dice.chance(450),
+            volatile_share: dice.between(300, 950),
+            careful: dice.chance(400),
             delay_max_ms: dice.between(1, 15),
             lost: if lossy { dice.between(1, 60) } else { 0 },
             duplicated: if lossy { dice.between(1, 60) } else { 0 },

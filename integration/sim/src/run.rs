@@ -1,26 +1,28 @@
 //! The story of one seed: a group is founded, things go wrong while clients write, read and watch; then everything heals, and the group must
 //! go on and agree.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use trierarch_raft::{Member as Membership, MemberRole, NodeId};
+use anyhow::bail;
+use trierarch_raft::{MemberRole, NodeId};
 
 use crate::clients::{self, Clients};
 use crate::dice::Dice;
 use crate::entropy;
 use crate::event::{Answer, Event, Question};
 use crate::faults::Faults;
+use crate::founding::Founding;
 use crate::invariants::Invariants;
-use crate::network::address_of;
 use crate::plan::Plan;
 use crate::trace::Trace;
 use crate::watchers::Watchers;
 use crate::world::World;
 
 /// Founding takes so long at most, in simulated milliseconds.
-const FOUNDING_MAX_MS: u64 = 20_000;
+const FOUNDING_MAX_MS: u64 = 60_000;
 /// Real time after which a run counts as stuck: time stands still in the simulated world while a member computes.
 const REAL_TIME_MAX: Duration = Duration::from_secs(100);
 /// So long after everything has healed, the group must have gone on and agreed.
@@ -37,23 +39,28 @@ pub struct Outcome {
     pub simulated_ms: u64,
     /// Committed entries.
     pub entries: u64,
+    /// Committed entries that a power cut has taken.
+    pub lost: u64,
     /// What went wrong that must not, with the last events before it.
     pub failure: Option<String>,
 }
 
-/// Runs a seed. The first run of a process is the one that repeats (see [`entropy`]).
+/// Runs a seed; some frames are kept in `record`. The first run of a process is the one that repeats (see [`entropy`]).
 ///
 /// # Panics
 /// The simulation itself does.
-pub fn run(seed: u64, show: Option<fn(&str)>) -> Outcome {
+pub fn run(seed: u64, show: Option<fn(&str)>, record: Option<PathBuf>) -> Outcome {
     let running = move || {
         entropy::seed_this_thread(seed);
         let mut story = match Story::new(seed, show) {
             Ok(story) => story,
             Err(error) => {
-                return Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, failure: Some(format!("{error:#}")) };
+                return Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, lost: 0, failure: Some(format!("{error:#}")) };
             }
         };
+        if let Some(directory) = &record {
+            story.world.network.record_into(directory);
+        }
         let told = story.tell();
         let failure = told.err().map(|error| format!("{error:#}\nthe last events:\n{}", story.trace.last().join("\n")));
         Outcome {
@@ -61,6 +68,7 @@ pub fn run(seed: u64, show: Option<fn(&str)>) -> Outcome {
             events: story.trace.count(),
             simulated_ms: story.world.now_ms(),
             entries: story.invariants.history().last_index().unwrap_or(0),
+            lost: story.invariants.history().lost_entries(),
             failure,
         }
     };
@@ -70,11 +78,11 @@ pub fn run(seed: u64, show: Option<fn(&str)>) -> Outcome {
     match telling.recv_timeout(REAL_TIME_MAX) {
         Ok(outcome) => outcome,
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, failure: Some("a member is busy without end".into()) }
+            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, lost: 0, failure: Some("a member is busy without end".into()) }
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             let panicked = thread.join().err().map_or_else(String::new, |panic| format!("{:?}", panic.downcast_ref::<String>()));
-            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, failure: Some(format!("panicked: {panicked}")) }
+            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, lost: 0, failure: Some(format!("panicked: {panicked}")) }
         }
     }
 }
@@ -102,7 +110,7 @@ impl Story {
         let mut faults = Faults::new(self.world.dice.split(), self.world.plan.members, self.world.now_ms());
         let end_ms = self.world.now_ms() + u64::try_from(self.world.plan.turmoil.as_millis())?;
         while self.world.now_ms() < end_ms {
-            faults.step(&mut self.world)?;
+            faults.step(&mut self.world, &mut self.clients)?;
             self.step(true)?;
         }
         faults.heal(&mut self.world)?;
@@ -120,7 +128,7 @@ impl Story {
     fn look(&mut self) -> anyhow::Result<()> {
         for (now_ms, event) in self.world.recorder.take() {
             self.trace.add(now_ms, &event);
-            self.invariants.see(&event).map_err(anyhow::Error::msg)?;
+            self.invariants.see(now_ms, &event).map_err(anyhow::Error::msg)?;
         }
         Ok(())
     }
@@ -139,37 +147,8 @@ impl Story {
 
     fn found(&mut self) -> anyhow::Result<()> {
         self.world.note(format!("{:?}", self.world.plan));
-        for id in 1..=self.world.plan.members {
-            self.world.add(id)?;
-        }
-        let founding = self.administer(1, |store: trierarch_raft::Store| async move { store.initialize().await })?;
-        self.wait("the first election", FOUNDING_MAX_MS, |_| Ok(founding.is_done()))?;
-        for id in 2..=self.world.plan.members {
-            let member = Membership { id, peer_address: address_of(id), api_address: String::new(), role: MemberRole::Voter };
-            let patience = std::time::Duration::from_millis(FOUNDING_MAX_MS);
-            let adding = self.administer(1, move |store: trierarch_raft::Store| async move { store.add_member(member, patience).await })?;
-            self.wait("adding a member", FOUNDING_MAX_MS, |_| Ok(adding.is_done()))?;
-        }
-        let members = usize::try_from(self.world.plan.members)?;
-        self.wait("promotion", FOUNDING_MAX_MS, |story| Ok(story.voters().is_some_and(|(_, voters)| voters.len() == members)))
-    }
-
-    fn administer<F, A>(&self, member: NodeId, ask: F) -> anyhow::Result<Done>
-    where
-        F: FnOnce(trierarch_raft::Store) -> A,
-        A: Future<Output = Result<(), trierarch_raft::StoreError>> + Send + 'static,
-    {
-        let member = self.world.members.get(&member).context("the first member is there")?;
-        let store = member.store().cloned().context("it runs")?;
-        let done = Done::default();
-        let told = done.clone();
-        let asking = ask(store);
-        member.spawn(async move {
-            if asking.await.is_ok() {
-                told.0.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-        });
-        Ok(done)
+        let mut founding = Founding::begin(&mut self.world)?;
+        self.wait("founding", FOUNDING_MAX_MS, |story| founding.advance(&story.world))
     }
 
     /// The leader and all members of the group as it sees them, if all of them vote.
@@ -185,33 +164,42 @@ impl Story {
         let end_ms = self.world.now_ms() + RECOVERY_MAX_MS;
         self.wait("the last questions", RECOVERY_MAX_MS, |story| {
             faults.take_administration(&mut story.world)?;
-            Ok(!story.clients.any_waiting())
+            faults.take_backup(&story.world, &mut story.clients)?;
+            restart_stopped(&mut story.world)?;
+            Ok(!story.clients.any_waiting() && !faults.is_busy())
         })?;
+        // a removal whose outcome nobody was told may still be on its way: the group is looked at again and again
+        let mut written = BTreeSet::new();
+        loop {
+            let group = self.await_group()?;
+            let Some(id) = group.into_iter().find(|id| !written.contains(id)) else { break };
+            let answer = self.write_last(id)?;
+            if matches!(answer, Answer::Written(_)) {
+                written.insert(id);
+            } else if self.world.now_ms() >= end_ms {
+                bail!("no progress: member {id} answered {answer:?} long after everything had healed");
+            }
+        }
+        self.wait("agreement", RECOVERY_MAX_MS, |story| {
+            restart_stopped(&mut story.world)?;
+            let history = story.invariants.history();
+            let last = history.last_index();
+            let agreed = story.voters().is_some_and(|(_, group)| group.iter().all(|id| history.shown(*id) == last));
+            Ok(agreed && story.watchers.slowest() == history.revision())
+        })?;
+        let group = self.await_group()?;
+        self.invariants.end(&group).map_err(anyhow::Error::msg)
+    }
+
+    /// Waits for a leader of a group of voters; returns them all.
+    fn await_group(&mut self) -> anyhow::Result<Vec<NodeId>> {
         let mut group = Vec::new();
         self.wait("a leader with a group of voters", RECOVERY_MAX_MS, |story| {
-            faults.take_administration(&mut story.world)?;
             restart_stopped(&mut story.world)?;
             group = story.voters().map(|(_, voters)| voters).unwrap_or_default();
             Ok(!group.is_empty())
         })?;
-        for id in group.clone() {
-            loop {
-                let answer = self.write_last(id)?;
-                if matches!(answer, Answer::Written(_)) {
-                    break;
-                }
-                if self.world.now_ms() >= end_ms {
-                    bail!("no progress: member {id} answered {answer:?} long after everything had healed");
-                }
-            }
-        }
-        self.wait("agreement", RECOVERY_MAX_MS, |story| {
-            let history = story.invariants.history();
-            let last = history.last_index();
-            let agreed = group.iter().all(|id| history.shown(*id) == last);
-            Ok(agreed && story.watchers.slowest() == history.revision())
-        })?;
-        self.invariants.end(&group).map_err(anyhow::Error::msg)
+        Ok(group)
     }
 }
 
@@ -220,9 +208,14 @@ impl Story {
     fn write_last(&mut self, id: NodeId) -> anyhow::Result<Answer> {
         let (question, write) = (self.clients.number(), self.clients.plain_write("group/kind/ns1/last"));
         let patience = Duration::from_secs(5);
-        let waiting = clients::ask(&self.world, id, question, Question::Write(write), patience).context("the member runs")?;
+        // it may have been removed, or its process is being started again
+        let Some(waiting) = clients::ask(&self.world, id, question, Question::Write(write), patience) else {
+            self.step(false)?;
+            return Ok(Answer::Unknown);
+        };
         let mut answer = None;
-        self.wait("an answer after everything has healed", RECOVERY_MAX_MS, |_| {
+        self.wait("an answer after everything has healed", RECOVERY_MAX_MS, |story| {
+            restart_stopped(&mut story.world)?;
             answer = waiting.poll();
             Ok(answer.is_some())
         })?;
@@ -233,21 +226,11 @@ impl Story {
     }
 }
 
-/// As the operator of a machine does whose store has stopped.
+/// As whoever started a process does when it has ended.
 fn restart_stopped(world: &mut World) -> anyhow::Result<()> {
-    let stopped = |member: &crate::member::Member| member.store().is_some_and(|store| store.status().read_only.is_some());
-    for member in world.members.values_mut().filter(|member| stopped(member)) {
+    for member in world.members.values_mut().filter(|member| member.wants_restart()) {
         member.stop(crate::disk::Stop::Kill, true)?;
         member.start()?;
     }
     Ok(())
-}
-
-#[derive(Clone, Default)]
-struct Done(std::sync::Arc<std::sync::atomic::AtomicBool>);
-
-impl Done {
-    fn is_done(&self) -> bool {
-        self.0.load(std::sync::atomic::Ordering::Relaxed)
-    }
 }

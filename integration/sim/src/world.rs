@@ -72,16 +72,21 @@ impl World {
         }
     }
 
+    /// Where the run may put files.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     /// Milliseconds since the beginning.
     pub fn now_ms(&self) -> u64 {
         self.recorder.now_ms()
     }
 
     /// Lets a tick pass: frames arrive, then each member runs.
-    pub fn tick(&self) {
+    pub fn tick(&mut self) {
         self.recorder.set_now_ms(self.now_ms() + TICK_MS);
         self.network.advance(self.now_ms());
-        for member in self.members.values() {
+        for member in self.members.values_mut() {
             member.run_for(Duration::from_millis(TICK_MS));
         }
     }

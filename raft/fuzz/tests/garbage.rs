@@ -16,8 +16,8 @@ const TIME_MAX: Duration = Duration::from_millis(700);
 const TRIES_MAX: u64 = 100_000;
 
 fn gathered() -> (tempfile::TempDir, Corpus) {
-    let directory = tempfile::tempdir().unwrap();
-    let corpus = corpus::gather(directory.path()).unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
+    let corpus = corpus::gather(directory.path()).expect("good bytes");
     (directory, corpus)
 }
 

@@ -17,21 +17,21 @@ const GROWTH_BYTES_MAX: u64 = 48 << 20;
 
 /// `Spec:` proc(5): the second number of statm, in pages of 4 KiB.
 fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("this process has one");
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("the second number") * 4096
 }
 
 /// To whom a recorded greeting is addressed: its cluster, and the member's id. `Spec:` a frame's header of twelve bytes, the version, the length of the
 /// name, the name, the sender, the receiver.
 fn addressee(hello: &[u8]) -> (String, u64) {
     let name_end = 14 + usize::from(hello[13]);
-    (String::from_utf8(hello[14..name_end].to_vec()).unwrap(), hello[name_end + 1].into())
+    (String::from_utf8(hello[14..name_end].to_vec()).expect("a name"), hello[name_end + 1].into())
 }
 
 async fn put(store: &Store, key: &str) -> Committed {
     let op = Op::Put { key: key.to_owned().into(), value: "v".into(), split: 0, terms: Vec::new() };
     let txn = Txn { id: TxnId::random(), guards: Vec::new(), ops: vec![op], cause: Cause::default() };
-    store.txn(txn, PATIENCE).await.unwrap()
+    store.txn(txn, PATIENCE).await.expect("it is written")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use trierarch_raft::TxnId;
 
-use super::{Invariant, history::History};
+use super::{
+    Invariant,
+    history::{History, Lost},
+};
 use crate::event::Event;
 
 /// The rule, and where transactions changed something.
@@ -18,12 +21,18 @@ impl Invariant for AppliedOnce {
         "a repeated proposal is applied once"
     }
 
-    fn see(&mut self, event: &Event, _history: &History) -> Result<(), String> {
-        let Event::Applied { index, txn: Some(txn), changes, .. } = event else { return Ok(()) };
-        if changes.is_empty() {
+    fn see(&mut self, event: &Event, history: &History) -> Result<(), String> {
+        let Event::Applied { term, index, txn: Some(txn), changes, .. } = event else { return Ok(()) };
+        // a member that does not know yet what was lost applies it once more
+        if changes.is_empty() || history.entry(*index).is_none_or(|entry| entry.term != *term) {
             return Ok(());
         }
         let first = *self.changed_at.entry(txn.id).or_insert(*index);
         if first == *index { Ok(()) } else { Err(format!("transaction {:?} was applied at entries {first} and {index}", txn.id)) }
+    }
+
+    fn lose(&mut self, lost: &Lost, _history: &History) -> Result<(), String> {
+        self.changed_at.retain(|_, index| *index < lost.from_index());
+        Ok(())
     }
 }

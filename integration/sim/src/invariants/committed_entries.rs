@@ -1,4 +1,5 @@
-//! A committed entry is never lost or replaced: whoever applies an index applies the same entry, with the same result.
+//! A committed entry is never replaced: whoever applies an index applies the same entry, with the same result. What a power cut of a majority
+//! may take is another rule's matter.
 
 use super::{Invariant, history::Entry, history::History};
 use crate::event::Event;
@@ -12,10 +13,19 @@ impl Invariant for CommittedEntries {
     }
 
     fn see(&mut self, event: &Event, history: &History) -> Result<(), String> {
-        let Event::Applied { member, term, index, digest, txn, changes } = event else { return Ok(()) };
-        let here = Entry { term: *term, digest: *digest, txn: txn.clone(), changes: changes.clone() };
+        let Event::Applied { member, term, index, digest, revision, volatile, voters, txn, changes } = event else { return Ok(()) };
+        let here = Entry {
+            term: *term,
+            digest: *digest,
+            revision: *revision,
+            volatile: *volatile,
+            voters: voters.clone(),
+            txn: txn.clone(),
+            changes: changes.clone(),
+        };
         match history.entry(*index) {
             Some(known) if *known == here => Ok(()),
+            _ if history.was_lost(*index, &here) => Ok(()),
             Some(known) => Err(format!("member {member} applied {here:?} at index {index}, but {known:?} was committed there")),
             None => Err(format!("member {member} applied entry {index}, which the history lacks")),
         }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use trierarch_raft::Revision;
 
-use super::{Invariant, history::History};
+use super::{
+    Invariant,
+    history::{History, Lost},
+};
 use crate::event::Event;
 
 /// The rule, and the states so far by index.
@@ -23,10 +26,19 @@ impl Invariant for EqualState {
         if history.digest(*revision) != Some(*digest) {
             return Err(format!("what member {member} shows at revision {revision} does not follow from the changes up to there"));
         }
+        // a member that does not know yet what was lost
+        if history.was_lost_at(*index, *revision) {
+            return Ok(());
+        }
         let known = *self.states.entry(*index).or_insert((*revision, *digest));
         if known == (*revision, *digest) {
             return Ok(());
         }
         Err(format!("after entry {index} member {member} is at revision {revision}, another one was at {}", known.0))
+    }
+
+    fn lose(&mut self, lost: &Lost, _history: &History) -> Result<(), String> {
+        self.states.retain(|index, _| *index < lost.from_index());
+        Ok(())
     }
 }

@@ -23,7 +23,7 @@ impl Invariant for FailedDisk {
             Event::SyncFailed { member } => {
                 self.failed.insert(*member);
             }
-            Event::Stopped { member, .. } | Event::Started { member } => {
+            Event::Stopped { member, .. } | Event::Started { member, .. } => {
                 self.failed.remove(member);
             }
             Event::Synced { member } | Event::Voted { member, .. } if self.failed.contains(member) => {

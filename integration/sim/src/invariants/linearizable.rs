@@ -57,13 +57,17 @@ fn check(what: &Question, answer: &Answer, known: Revision, history: &History) -
             }
             shows(*revision, *digest, history)
         }
-        (Question::LocalRead, Answer::Read { revision, digest }) => shows(*revision, *digest, history),
+        (Question::LocalRead | Question::PastRead { .. }, Answer::Read { revision, digest }) => shows(*revision, *digest, history),
         (Question::Write(write), Answer::Written(revision)) => {
             let changed = history.applied(write.id).is_some();
             if *revision < known || (changed && *revision == known) {
                 return Err(format!("written at {revision}, but {known} was known before it was asked"));
             }
-            Ok(())
+            if history.applied(write.id).is_some_and(|(_, applied)| applied == *revision) {
+                held(write, *revision, history)
+            } else {
+                Ok(())
+            }
         }
         (Question::Write(write), Answer::Refused(actual)) => refused(write, *actual, known, history),
         _ => Ok(()),
@@ -72,6 +76,19 @@ fn check(what: &Question, answer: &Answer, known: Revision, history: &History) -
 
 fn shows(revision: Revision, digest: u64, history: &History) -> Result<(), String> {
     if history.digest(revision) == Some(digest) { Ok(()) } else { Err(format!("what was read at {revision} was never the state")) }
+}
+
+/// Whether the condition of a write that applied did hold.
+fn held(write: &Write, revision: Revision, history: &History) -> Result<(), String> {
+    let Some((key, _)) = write.changes.first() else { return Ok(()) };
+    let actual = history.version_before(key, revision);
+    let right = match write.condition {
+        Condition::Revision(expected) => actual == Some(expected),
+        Condition::Absent => actual.is_none(),
+        // the entry tells, and another rule looks at it
+        Condition::None | Condition::Term(_) => true,
+    };
+    if right { Ok(()) } else { Err(format!("written at {revision} although {key:?} was at {actual:?}: {:?}", write.condition)) }
 }
 
 fn refused(write: &Write, actual: Option<Revision>, known: Revision, history: &History) -> Result<(), String> {

@@ -5,21 +5,25 @@ use trierarch_raft::NodeId;
 use crate::event::Event;
 
 mod applied_once;
+mod backups;
 mod committed_entries;
 mod durable_writes;
 mod equal_state;
 mod failed_disk;
 mod fences;
+mod full_disk;
 pub mod history;
 mod linearizable;
 mod log_matching;
+mod lost_writes;
 mod one_leader;
 mod one_vote;
+mod orderly_stops;
 mod refused_writes;
 mod revisions;
 mod watches;
 
-use history::History;
+use history::{History, Lost};
 
 /// A rule.
 pub trait Invariant {
@@ -31,6 +35,14 @@ pub trait Invariant {
     /// # Errors
     /// How the rule is broken.
     fn see(&mut self, event: &Event, history: &History) -> Result<(), String>;
+
+    /// Looks at what the group has gone on without; `history` contains what came instead.
+    ///
+    /// # Errors
+    /// How the rule is broken.
+    fn lose(&mut self, _lost: &Lost, _history: &History) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Looks at the end, when `members` have had time to agree.
     ///
@@ -63,6 +75,10 @@ impl Default for Invariants {
             Box::new(linearizable::Linearizable::default()),
             Box::new(watches::Watches::default()),
             Box::new(failed_disk::FailedDisk::default()),
+            Box::new(full_disk::FullDisk::default()),
+            Box::new(lost_writes::LostWrites::default()),
+            Box::new(orderly_stops::OrderlyStops::default()),
+            Box::new(backups::Backups::default()),
         ];
         Self { history: History::default(), rules }
     }
@@ -73,8 +89,12 @@ impl Invariants {
     ///
     /// # Errors
     /// Which rule is broken, and how.
-    pub fn see(&mut self, event: &Event) -> Result<(), String> {
-        self.history.see(event)?;
+    pub fn see(&mut self, now_ms: u64, event: &Event) -> Result<(), String> {
+        if let Some(lost) = self.history.see(now_ms, event)? {
+            for rule in &mut self.rules {
+                rule.lose(&lost, &self.history).map_err(|how| format!("{}: {how}", rule.name()))?;
+            }
+        }
         for rule in &mut self.rules {
             rule.see(event, &self.history).map_err(|how| format!("{}: {how}", rule.name()))?;
         }

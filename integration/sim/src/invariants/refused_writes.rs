@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trierarch_raft::TxnId;
 
-use super::{Invariant, history::History};
+use super::{
+    Invariant,
+    history::{History, Lost},
+};
 use crate::event::{Answer, Event, Question};
 
 /// The rule, and what is known of writes.
@@ -48,6 +51,14 @@ impl Invariant for RefusedWrites {
                 return Err(format!("entry {index} applied {:?} after its client was told that it never would be", txn.id));
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, lost: &Lost, _history: &History) -> Result<(), String> {
+        // that it was refused is forgotten with the entry that refused it
+        for txn in lost.entries.values().filter_map(|entry| entry.txn.as_ref()) {
+            self.denied.remove(&txn.id);
         }
         Ok(())
     }

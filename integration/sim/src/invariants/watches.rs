@@ -1,4 +1,5 @@
-//! A watch brings every change below its prefix, in order, once, and never claims to have come further than it has.
+//! A watch brings every change below its prefix, in order, once, and never claims to have come further than it has. Whoever has seen what was
+//! lost does not go on as if nothing had happened.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use bytes::Bytes;
 use trierarch_raft::Revision;
 
 use super::{Invariant, history::History};
-use crate::event::{Change, Event};
+use crate::event::Event;
 
 /// The rule, and how far the watches have come.
 #[derive(Default)]
@@ -29,7 +30,10 @@ impl Invariant for Watches {
                 if progress < after {
                     return Err(format!("watch {watch} went back from {after} to {progress}"));
                 }
-                let expected: Vec<&Change> = history.changes(prefix, *after, *progress).collect();
+                if history.is_lost(*after) && !history.is_lost(*progress) && progress > after {
+                    return Err(format!("watch {watch} went on from {after}, which was lost, to {progress}"));
+                }
+                let expected = history.changes(prefix, *after, *progress);
                 if !expected.iter().copied().eq(changes) {
                     return Err(format!(
                         "watch {watch} of {prefix:?} brought {changes:?} for ({after}, {progress}], but there were {expected:?}"
