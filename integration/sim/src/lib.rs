@@ -14,6 +14,7 @@ pub mod faults;
 pub mod founding;
 pub mod frames;
 pub mod invariants;
+pub mod lab;
 pub mod machine;
 pub mod member;
 pub mod network;
