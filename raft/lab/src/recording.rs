@@ -81,6 +81,10 @@ impl Standing {
     pub fn see(&mut self, term: Term, event: &Event) {
         // questions for votes, and answers, name the term that the candidate is after
         if !matches!(event, Event::VoteAsked { .. } | Event::VoteAnswered { .. } | Event::VoteCast { .. }) {
+            // a leader that knows a higher term leads no more, even before it says so
+            if term > self.term && self.role == "leader" {
+                "follower".clone_into(&mut self.role);
+            }
             self.term = term;
         }
         match event {

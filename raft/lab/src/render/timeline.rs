@@ -121,7 +121,7 @@ fn draw_lanes(chapter: &Chapter, scale: Scale, lanes: &BTreeMap<NodeId, f64>, sv
             if role == "leader" && width > needed {
                 write!(svg, r#"<text class="on-leader" x="{:.1}" y="{:.1}">{text}</text>"#, x + 6.0, y + LANE / 2.0 + 4.0)?;
             } else if term != shown_term && role != "down" && role != "stopped" && width > needed {
-                write!(svg, r#"<text class="on-lane" x="{:.1}" y="{:.1}">{text}</text>"#, x + 6.0, y + LANE / 2.0 + 4.0)?;
+                write!(svg, r#"<text class="on-lane {role}" x="{:.1}" y="{:.1}">{text}</text>"#, x + 6.0, y + LANE / 2.0 + 4.0)?;
             }
             shown_term = term;
         }

@@ -90,6 +90,18 @@ fn a_run_is_understood() {
 }
 
 #[test]
+fn a_leader_that_adopts_a_higher_term_does_not_lead_in_it() {
+    let mut handed = run(6);
+    handed.marks.clear();
+    // m1 votes in term 4 and says a little later that it follows
+    let vote = Event::Vote { candidate: 2, granted: false };
+    handed.sights.insert(3, Sight { at_ms: 901, member: 1, term: 4, event: vote });
+    handed.sights.insert(4, Sight { at_ms: 902, member: 1, term: 4, event: role("follower") });
+    let reigns: Vec<_> = crate::story::tell(&handed).reigns.iter().map(|reign| (reign.member, reign.term, reign.to_ms)).collect();
+    assert_eq!(reigns, [(1, 3, 901), (2, 4, 2000)]);
+}
+
+#[test]
 fn a_run_is_measured_as_a_whole_and_in_parts() {
     let run = run(6);
     let story = crate::story::tell(&run);
