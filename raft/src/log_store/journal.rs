@@ -92,10 +92,6 @@ impl Journal {
             state.replay(directory, *number, numbers.get(position + 1).is_none())?;
         }
         state.contents.check().map_err(damaged)?;
-        // what a killed process has left with the operating system counts from now on
-        if let Some(Segment { file: Some(file), .. }) = state.segments.values().next_back() {
-            file.sync_data()?;
-        }
         Ok(Self { directory: directory.to_owned(), makes_room, state: Mutex::new(state), writer: Mutex::default() })
     }
 
@@ -347,9 +343,21 @@ impl State {
         if at.offset == 0 {
             return fs::remove_file(&path);
         }
+        if is_last {
+            settle(&path, &bytes, at.offset)?;
+        }
         self.previous_end = at.offset;
         Ok(())
     }
+}
+
+/// Writes what was found in a segment once more and syncs it. The run before may have ended before its last sync, or because that failed:
+/// what is shown then may be in the system's cache alone, and a sync that has failed once leaves it there without another word.
+fn settle(path: &Path, bytes: &[u8], end: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let end = usize::try_from(end).unwrap_or(usize::MAX).min(bytes.len());
+    file.write_all_at(&bytes[..end], 0)?;
+    file.sync_data()
 }
 
 impl Chunk {
