@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_line_says_who_when_and_what() {
-        let happening = |event| Happening { at_ms: 5001.234_567, time_unix_ms: 0, node_id: 2, term: 7, event };
+        let happening = |event| Happening { at_ms: 5001.234567, time_unix_ms: 0, node_id: 2, term: 7, event };
         let line = describe("m2", 3766.667, &happening(Event::Vote { candidate: 3, granted: false }));
         assert_eq!(line, "m2      1234.568 ms  term 7     votes for member 3");
         // another master's clock may be a little behind
