@@ -1,11 +1,13 @@
 //! The store beside etcd: the same closed loop, from one client process, against three members of each, in turns.
 //!
 //! Begin with [`rows`] (what is measured), then [`rounds`] (how one figure comes about), [`systems`] (what is measured against what), then
-//! [`codec`] (how a client speaks to each), and [`member`] for the server that puts the store's native side on the network.
+//! [`codec`] (how a client speaks to each), and [`member`] for the server that puts the store's native side on the network. [`growth`] measures
+//! ours alone, from a thousand objects to a million.
 
 pub mod clock;
 pub mod codec;
 pub mod floor;
+pub mod growth;
 pub mod member;
 pub mod protocol;
 pub mod report;

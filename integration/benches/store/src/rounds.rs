@@ -102,7 +102,8 @@ pub async fn fill(system: &System, objects: u64) -> anyhow::Result<(f64, Usage)>
     Ok((count(measured.latencies.len()) / start.elapsed().as_secs_f64(), Usage::of(&system.pids)?))
 }
 
-async fn joined(mut loops: tokio::task::JoinSet<anyhow::Result<Measured>>) -> anyhow::Result<Measured> {
+/// What all loops saw together.
+pub(crate) async fn joined(mut loops: tokio::task::JoinSet<anyhow::Result<Measured>>) -> anyhow::Result<Measured> {
     let mut all = Measured::new();
     while let Some(one) = loops.join_next().await {
         all.add(&one??);

@@ -1,5 +1,7 @@
 //! What is measured: groups of three processes on loopback, on the same disk, with TLS and client certificates everywhere.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -25,13 +27,58 @@ const ETCD_QUOTA_BYTES: &str = "17179869184";
 
 /// Three processes; they end when this is dropped.
 pub struct Group {
-    children: Vec<Child>,
+    members: Vec<(Start, Child)>,
+}
+
+/// How a process is started, again and again.
+struct Start {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    log: PathBuf,
 }
 
 impl Group {
     /// The processes' ids.
     pub fn pids(&self) -> Vec<u32> {
-        self.children.iter().filter_map(Child::id).collect()
+        self.members.iter().filter_map(|(_, child)| child.id()).collect()
+    }
+
+    /// Kills a member, as a crash does.
+    ///
+    /// # Errors
+    /// There is none, or it has ended by itself.
+    pub async fn kill(&mut self, member: usize) -> anyhow::Result<()> {
+        let (_, child) = self.members.get_mut(member).context("no such member")?;
+        Ok(child.kill().await?)
+    }
+
+    /// Starts a member again.
+    ///
+    /// # Errors
+    /// There is none, or it does not start.
+    pub fn start(&mut self, member: usize) -> anyhow::Result<()> {
+        let (start, child) = self.members.get_mut(member).context("no such member")?;
+        *child = start.spawn()?;
+        Ok(())
+    }
+}
+
+impl Start {
+    fn new(program: &Path, log: PathBuf) -> Self {
+        Self { program: program.to_owned(), arguments: Vec::new(), log }
+    }
+
+    fn args<A: Into<OsString>>(&mut self, arguments: impl IntoIterator<Item = A>) -> &mut Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let log = File::options().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command.spawn().with_context(|| format!("cannot start {command:?}"))
     }
 }
 
@@ -118,15 +165,16 @@ pub fn start_ours(program: &Path, directory: &Path, identity: &Identity) -> anyh
         (1..).zip(addresses).map(|(number, address): (usize, _)| format!("{number}={address}")).collect::<Vec<_>>().join(",")
     };
     let certificates = identity.authority.parent().context("certificates are in a directory")?;
-    let mut children = Vec::new();
+    let mut members = Vec::new();
     for number in 1..=MEMBERS {
-        let mut command = Command::new(program);
-        command.args(["--member", &number.to_string(), "--peers", &numbered(&peers), "--clients", &numbered(&grpc)]);
-        command.args(["--native", &numbered(&native), "--data-dir"]).arg(directory.join(format!("ours-{number}")));
-        command.arg("--identity").arg(certificates);
-        children.push(spawn(command, &directory.join(format!("ours-{number}.log")))?);
+        let mut start = Start::new(program, directory.join(format!("ours-{number}.log")));
+        start.args(["--member", &number.to_string(), "--peers", &numbered(&peers), "--clients", &numbered(&grpc)]);
+        start.args(["--native", &numbered(&native), "--data-dir"]).args([directory.join(format!("ours-{number}"))]);
+        start.args(["--identity"]).args([certificates]);
+        let child = start.spawn()?;
+        members.push((start, child));
     }
-    let group = Group { children };
+    let group = Group { members };
     let systems = [("ours", native, Speech::Native), ("ours by etcd's API", grpc, Speech::Grpc)];
     let systems = systems.map(|(name, addresses, speech)| system(name, &addresses, speech, &group, false, identity));
     let systems = systems.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
@@ -140,30 +188,31 @@ pub fn start_ours(program: &Path, directory: &Path, identity: &Identity) -> anyh
 pub fn start_etcd(program: &Path, directory: &Path, identity: &Identity) -> anyhow::Result<(Group, System)> {
     let (peers, clients) = (free_addresses()?, free_addresses()?);
     let cluster = (1..).zip(&peers).map(|(number, address): (usize, _)| format!("m{number}=https://{address}")).collect::<Vec<_>>();
-    let mut children = Vec::new();
+    let mut members = Vec::new();
     for (number, (peer, client)) in (1..).zip(peers.iter().zip(&clients)) {
         let number: usize = number;
         let (peer, client) = (format!("https://{peer}"), format!("https://{client}"));
-        let mut command = Command::new(program);
-        command.args(["--name", &format!("m{number}"), "--initial-cluster", &cluster.join(","), "--log-level", "error"]);
-        command.args(["--quota-backend-bytes", ETCD_QUOTA_BYTES, "--client-cert-auth", "--peer-client-cert-auth", "--data-dir"]);
-        command.arg(directory.join(format!("etcd-{number}")));
+        let mut start = Start::new(program, directory.join(format!("etcd-{number}.log")));
+        start.args(["--name", &format!("m{number}"), "--initial-cluster", &cluster.join(","), "--log-level", "error"]);
+        start.args(["--quota-backend-bytes", ETCD_QUOTA_BYTES, "--client-cert-auth", "--peer-client-cert-auth", "--data-dir"]);
+        start.args([directory.join(format!("etcd-{number}"))]);
         for (option, url) in [("listen-client-urls", &client), ("advertise-client-urls", &client)] {
-            command.args([format!("--{option}"), url.clone()]);
+            start.args([format!("--{option}"), url.clone()]);
         }
         for (option, url) in [("listen-peer-urls", &peer), ("initial-advertise-peer-urls", &peer)] {
-            command.args([format!("--{option}"), url.clone()]);
+            start.args([format!("--{option}"), url.clone()]);
         }
         for side in ["", "peer-"] {
             for (option, file) in
                 [("trusted-ca-file", &identity.authority), ("cert-file", &identity.certificate), ("key-file", &identity.key)]
             {
-                command.arg(format!("--{side}{option}")).arg(file);
+                start.args([format!("--{side}{option}")]).args([file]);
             }
         }
-        children.push(spawn(command, &directory.join(format!("etcd-{number}.log")))?);
+        let child = start.spawn()?;
+        members.push((start, child));
     }
-    let group = Group { children };
+    let group = Group { members };
     let system = system("etcd", &clients, Speech::Grpc, &group, true, identity)?;
     Ok((group, system))
 }
@@ -180,12 +229,6 @@ fn system(
     let tls = identity.client(alpn)?;
     let endpoints = addresses.iter().map(|address| Endpoint { address: *address, speech, tls: std::sync::Arc::clone(&tls) }).collect();
     Ok(System { name, endpoints, pids: group.pids(), keeps_all_history })
-}
-
-fn spawn(mut command: Command, log: &PathBuf) -> anyhow::Result<Child> {
-    let log = std::fs::File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-    command.spawn().with_context(|| format!("cannot start {command:?}"))
 }
 
 /// Addresses on loopback that nobody uses now.
