@@ -165,7 +165,10 @@ impl Faults {
         self.condition_ms = world.now_ms() + CONDITION_PAUSE_MS;
         for member in self.full.iter().filter_map(|id| world.members.get(id)) {
             if let Some(store) = member.store() {
-                world.recorder.record(Event::Condition { member: member.id(), read_only: store.status().read_only });
+                // where the run has its files is not part of its story
+                let root = world.root().to_string_lossy();
+                let read_only = store.status().read_only.map(|reason| reason.replace(&*root, ""));
+                world.recorder.record(Event::Condition { member: member.id(), read_only });
             }
         }
     }
