@@ -181,7 +181,7 @@ fn began(master: &str, fault: &Fault) -> String {
 pub(super) fn left(milliseconds: u64) -> String {
     match milliseconds {
         ..1000 => format!("{milliseconds}ms"),
-        ..60_000 => format!("{:.1}s", Duration::from_millis(milliseconds).as_secs_f64()),
+        1000..60_000 => format!("{:.1}s", Duration::from_millis(milliseconds).as_secs_f64()),
         _ => format!("{}m{}s", milliseconds / 60_000, milliseconds % 60_000 / 1000),
     }
 }
