@@ -62,6 +62,12 @@ async fn volatile_writes_are_ordinary_but_for_the_sync() {
     let leader = cluster.leader().await;
     cluster.put(leader, "lease", "0").await;
     cluster.until_equal().await;
+    // what is committed may still be on its way to one member's disk
+    until("all members have synced all entries", || {
+        let status = cluster.store(leader).status();
+        (status.matched.len() == 3 && status.matched.values().all(|matched| *matched == status.last_log)).then_some(())
+    })
+    .await;
     let syncs = |cluster: &Cluster| cluster.stores.values().map(|store| store.status().log_syncs).collect::<Vec<_>>();
     let before = syncs(&cluster);
     let mut last = 0;
