@@ -112,6 +112,13 @@ fn classify<T>(outcome: Result<kube::Result<T>, tokio::time::error::Elapsed>) ->
     }
 }
 
+/// A ConfigMap of this name with nothing in it.
+pub fn named(name: &str) -> ConfigMap {
+    let mut object = ConfigMap::default();
+    object.metadata.name = Some(name.to_owned());
+    object
+}
+
 /// Asks through an entrance, once and over a connection of its own.
 ///
 /// # Errors

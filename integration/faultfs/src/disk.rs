@@ -114,9 +114,13 @@ impl Disk {
 
     // what is there
 
-    /// Stored files with their paths and sizes in bytes.
+    /// Stored files with their paths and how many bytes they have before the zeros at their ends.
     pub fn stored_files(&self) -> Vec<(PathBuf, u64)> {
-        self.stored.files().into_iter().map(|(path, inode)| (path, self.stored.node(inode).map_or(0, Node::size))).collect()
+        let written = |inode| {
+            let bytes = self.stored.bytes(inode).unwrap_or_default();
+            bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+        };
+        self.stored.files().into_iter().map(|(path, inode)| (path, written(inode))).collect()
     }
 
     /// Bytes that a power cut would take.

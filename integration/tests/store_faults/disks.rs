@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use kube::api::PostParams;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use trierarch_integration::cluster::{Cluster, succeed};
+use trierarch_integration::history::Answer;
+use trierarch_integration::load::{ask_once, named};
 use trierarch_integration::wait::{now, until};
 
 use crate::{HEALED_WITHIN, LASTING, MASTERS, PATIENCE, SETTLED, World, at, lasted, under_load, unready};
@@ -54,7 +57,7 @@ pub(crate) fn failed_sync(world: &mut World) -> Result<()> {
 }
 
 /// Kinds of files: what their paths hold.
-const KINDS: [(&str, &str); 4] = [("log/", ".log"), ("state/", ".sst"), ("log/", ".sst"), ("", "MANIFEST")];
+const KINDS: [(&str, &str); 4] = [("log/entries", ".log"), ("state", ".sst"), ("log", "MANIFEST"), ("state", "MANIFEST")];
 
 pub(crate) fn flipped_bits(world: &mut World) -> Result<()> {
     for number in 0..20 {
@@ -88,7 +91,7 @@ pub(crate) fn flipped_bits(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Kills a master and flips a bit in the first half of its largest file of a kind, if it has one.
+/// Kills a master and flips a bit in the first half of what its largest file of a kind holds, if it has one.
 fn flip(world: &mut World, master: &str, (folder, part): (&str, &str)) -> Result<Option<(PathBuf, u64)>> {
     let mut flipped = None;
     let random = &mut world.random;
@@ -156,23 +159,22 @@ pub(crate) fn full_on_the_leader(world: &mut World) -> Result<()> {
 
 pub(crate) fn full_everywhere(world: &mut World) -> Result<()> {
     under_load(world, "full-all", |world, load| {
+        let began = now();
         let pids: Vec<i32> = MASTERS.iter().map(|master| world.cluster.pid(master)).collect::<Result<_>>()?;
         for master in MASTERS {
             let mut disk = world.machines.disk(master)?;
             let used = disk.used_bytes();
             disk.set_capacity(used + NEARLY_FULL_BYTES);
         }
+        let entrance = world.cluster.entrance(MASTERS[0])?;
         let (refused, _) = until("a refused write", PATIENCE, || {
-            let output = world.cluster.kubectl_command(&["create", "configmap", "too-much"]).output()?;
-            match output.status.success() {
-                true => {
-                    world.cluster.kubectl(&["delete", "configmap", "too-much"])?;
-                    bail!("writes are still acknowledged")
-                }
-                false => Ok(String::from_utf8_lossy(&output.stderr).into_owned()),
+            let tried = named(&format!("too-much-{}", now().duration_since(began).as_millis()));
+            match ask_once(&entrance, async |api| api.create(&PostParams::default(), &tried).await)? {
+                Answer::Refused(why) => Ok(why),
+                other => bail!("writes are still answered: {other:?}"),
             }
         })?;
-        ensure!(refused.contains("the store is read-only: the disk of") && refused.contains("make room"), "{refused}");
+        ensure!(refused.starts_with("503 the store is read-only: the disk of") && refused.contains("make room"), "{refused}");
         for master in MASTERS {
             world.cluster.kubectl(&[&at(&world.cluster, master)?, "get", "configmap", "kube-root-ca.crt"])?;
         }

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use trierarch_integration::cluster::{fail, succeed};
 use trierarch_integration::history::Answer;
-use trierarch_integration::load::{Load, ask_once};
+use trierarch_integration::load::{Load, ask_once, named};
 use trierarch_integration::network_faults::{BrokenLink, Direction};
 use trierarch_integration::wait::{now, until};
 
@@ -79,12 +78,6 @@ pub(crate) fn cut_off_leader(world: &mut World) -> Result<()> {
         }
         Ok(())
     })
-}
-
-fn named(name: &str) -> ConfigMap {
-    let mut object = ConfigMap::default();
-    object.metadata.name = Some(name.to_owned());
-    object
 }
 
 /// A load whose clients each keep to one master.
