@@ -31,6 +31,8 @@ const LEADER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a voter may take to answer a question about itself.
 const VOTER_PATIENCE: Duration = Duration::from_millis(500);
+/// How long one question for the read index may take. A leader that is heard by its peers answers in a heartbeat or two.
+const READ_INDEX_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open member, without the runtime it runs on.
 pub(crate) struct Core {
@@ -314,9 +316,16 @@ impl Core {
             Response::NotLeader { .. } | Response::Failed(_) => Ok(Attempt::Again),
             other => Err(StoreError::Unavailable(format!("unexpected answer {other:?}"))),
         };
-        match self.on_leader(deadline, |_| Request::ReadIndex, interpret).await {
-            Err(StoreError::OutcomeUnknown) => Err(StoreError::Unavailable("the leader did not answer".into())),
-            other => other,
+        loop {
+            // an answer that is lost holds back what waits for it, and all that came later, only so long
+            let question = deadline.min(clock::deadline(READ_INDEX_PATIENCE));
+            let asked = self.on_leader(question, |_| Request::ReadIndex, interpret).await;
+            let over = clock::now() >= question;
+            match asked {
+                Err(StoreError::OutcomeUnknown | StoreError::Unavailable(_)) if over && question < deadline => {}
+                Err(StoreError::OutcomeUnknown) => return Err(StoreError::Unavailable("the leader did not answer".into())),
+                other => return other,
+            }
         }
     }
 

@@ -77,6 +77,14 @@ fn disk_full(free_bytes: u64, path: &std::path::Path) -> Option<String> {
     })
 }
 
+/// What is told of a write that failed, with what to do if the disk is full to the last block.
+pub(crate) fn write_failure(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => format!("{error}; make room"),
+        _ => error.to_string(),
+    }
+}
+
 impl Core {
     /// Whether this member's disk has room for writes.
     pub(crate) fn takes_writes(&self) -> Response {
@@ -103,5 +111,13 @@ mod tests {
         assert_eq!(disk_full(FREE_BYTES_MIN, path), None);
         let reason = disk_full(FREE_BYTES_MIN - 1, path).unwrap();
         assert_eq!(reason, "the disk of /data has 47 MiB left, 48 are needed; make room");
+    }
+
+    #[test]
+    fn a_write_that_fails_on_a_full_disk_says_what_to_do() {
+        let full = std::io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        assert_eq!(write_failure(&full), "No space left on device (os error 28); make room");
+        let other = std::io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
+        assert!(!write_failure(&other).contains("make room"));
     }
 }

@@ -105,7 +105,8 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     let acquaintances = Acquaintances::new(own, log.handle(), state_machine.shared());
     let peers = Arc::new(Peers::new(config.node_id, config.cluster_id.clone(), config.tls.clone(), acquaintances, environment));
     let log_handle = log.handle();
-    let raft_config = raft_config(&config, config.timers(), doubt.is_none()).map_err(|error| failed(format!("impossible timers: {error}")))?;
+    let raft_config =
+        raft_config(&config, config.timers(), doubt.is_none()).map_err(|error| failed(format!("impossible timers: {error}")))?;
     let (appended_bytes, syncs, shared) = (log.appended_bytes(), log.syncs(), state_machine.shared());
     let (state_machine, returned) = state_machine.lend();
     let factory = ClientFactory { peers: Arc::clone(&peers) };

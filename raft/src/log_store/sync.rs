@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::journal::Journal;
 use crate::columns::LogColumn;
 use crate::command::Durability;
+use crate::disk;
 use crate::environment::{Environment, Simulation};
 use crate::experiment::faults::Faults;
 #[cfg(feature = "planted")]
@@ -74,7 +75,7 @@ impl Files {
         if wanted.database {
             self.db.flush_wal(wanted.to_disk).map_err(rocksdb::Error::into_string)?;
         }
-        self.journal.write(wanted.to_disk).map_err(|error| error.to_string())
+        self.journal.write(wanted.to_disk).map_err(|error| disk::write_failure(&error))
     }
 
     fn tidy(&self) {

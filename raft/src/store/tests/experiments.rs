@@ -113,6 +113,22 @@ async fn a_fault_of_one_peer_and_one_direction_leaves_the_others_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_holds_back_no_read_for_long() {
+    let cluster = Cluster::start(3).await;
+    let (leader, deaf) = (cluster.leader().await, cluster.follower().await);
+    let mut happenings = cluster.store(deaf).happenings();
+    let cut = Fault { peer: Some(deaf), direction: Some(Direction::Out), ..Fault::new(FaultKind::Drop, LONG) };
+    begin(cluster.store(leader), cut).await;
+    let store = cluster.store(deaf).clone();
+    let reading = tokio::spawn(async move { store.linearizable_view(LONG).await });
+    until_happens(&mut happenings, "it misses the leader", |event| (*event == Happened::HeartbeatMissed { peer: leader }).then_some(()))
+        .await;
+    cluster.store(leader).end_faults("a test");
+    tokio::time::timeout(PATIENCE, reading).await.expect("it asks again").unwrap().unwrap();
+    cluster.close_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn late_answers_delay_a_commit() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
