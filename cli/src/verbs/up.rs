@@ -374,12 +374,12 @@ fn tell(topology: &Topology, started: Instant) {
   logs        {}
 
 Next:
-{remember}  export KUBECONFIG=$(trierarch kubeconfig)
+{remember}  export KUBECONFIG=$({program} kubeconfig)
   kubectl get nodes -o wide
-  trierarch build -t shop:1 docs/demo/shop && trierarch push shop:1
+  {program} build -t shop:1 docs/demo/shop && {program} push shop:1
   kubectl apply -f docs/demo/shop/      see docs/demo/shop/README.md
-  trierarch raft status
-  trierarch down",
+  {program} raft status
+  {program} down",
         topology.name,
         now().duration_since(started).as_secs_f64(),
         masters.join(", "),
@@ -389,6 +389,8 @@ Next:
         topology.port,
         topology.kubeconfig().display(),
         topology.data_dir.join("log").display(),
+        // the script that builds the program says how it was called itself
+        program = std::env::var("TRIERARCH_CALLED_AS").as_deref().unwrap_or("trierarch"),
         remember = match topology.data_dir == Path::new(crate::DEFAULT_DATA_DIR) {
             true => String::new(),
             false => format!("  export TRIERARCH_DATA_DIR={}\n", topology.data_dir.display()),

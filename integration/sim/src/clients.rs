@@ -154,7 +154,7 @@ impl Clients {
             if let Some(answer) = answer
                 && let Some(waiting) = self.clients.get_mut(index).and_then(|client| client.waiting.take())
             {
-                world.recorder.record(Event::Answered { question: waiting.question, answer: answer.clone() });
+                world.answered(waiting.question, &answer);
                 self.learn(&waiting.what, &answer);
                 let next_ms = now_ms + self.dice.between(0, world.plan.think_max_ms);
                 if let Some(client) = self.clients.get_mut(index) {

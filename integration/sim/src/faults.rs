@@ -133,7 +133,7 @@ impl Faults {
             None if Arc::strong_count(&administration.token) == 1 => Answer::Unknown,
             None => return Ok(()),
         };
-        world.recorder.record(Event::Answered { question: administration.question, answer: answer.clone() });
+        world.answered(administration.question, &answer);
         let removes = administration.removes;
         self.administration = None;
         match removes {
@@ -165,9 +165,7 @@ impl Faults {
         self.condition_ms = world.now_ms() + CONDITION_PAUSE_MS;
         for member in self.full.iter().filter_map(|id| world.members.get(id)) {
             if let Some(store) = member.store() {
-                // where the run has its files is not part of its story
-                let root = world.root().to_string_lossy();
-                let read_only = store.status().read_only.map(|reason| reason.replace(&*root, ""));
+                let read_only = store.status().read_only.map(|reason| world.placeless(&reason));
                 world.recorder.record(Event::Condition { member: member.id(), read_only });
             }
         }

@@ -12,7 +12,7 @@ use trierarch_raft::{MemberRole, NodeId};
 use crate::clients::{self, Clients};
 use crate::dice::Dice;
 use crate::entropy;
-use crate::event::{Answer, Event, Question};
+use crate::event::{Answer, Question};
 use crate::faults::Faults;
 use crate::founding::Founding;
 use crate::invariants::Invariants;
@@ -220,7 +220,7 @@ impl Story {
             Ok(answer.is_some())
         })?;
         let answer = answer.unwrap_or(Answer::Unknown);
-        self.world.recorder.record(Event::Answered { question, answer: answer.clone() });
+        self.world.answered(question, &answer);
         self.step(false)?;
         Ok(answer)
     }

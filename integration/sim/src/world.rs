@@ -9,7 +9,7 @@ use trierarch_raft::NodeId;
 
 use crate::dice::Dice;
 use crate::disk::{Disk, Stop};
-use crate::event::Event;
+use crate::event::{Answer, Event};
 use crate::machine::Machine;
 use crate::member::Member;
 use crate::network::{Network, Weather};
@@ -75,6 +75,20 @@ impl World {
     /// Where the run may put files.
     pub fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// What a member says, without where the run has its files: that is not part of its story.
+    pub fn placeless(&self, text: &str) -> String {
+        text.replace(&*self.root().to_string_lossy(), "")
+    }
+
+    /// Records what was answered to a question.
+    pub fn answered(&self, question: u64, answer: &Answer) {
+        let answer = match answer {
+            Answer::Unavailable(reason) => Answer::Unavailable(self.placeless(reason)),
+            other => other.clone(),
+        };
+        self.recorder.record(Event::Answered { question, answer });
     }
 
     /// Milliseconds since the beginning.
