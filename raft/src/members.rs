@@ -238,9 +238,11 @@ fn membership_response(changed: Result<(), RaftError<TypeConfig, ClientWriteErro
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => {
             Response::NotLeader { maybe_proposed: true }
         }
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
-        ))) => Response::Failed("another change of members is under way".into()),
+        // the last: a change was proposed between openraft's look at the members and its own proposal
+        Err(RaftError::APIError(
+            ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_))
+            | ClientWriteError::PreconditionFailed(_),
+        )) => Response::Failed("another change of members is under way".into()),
         Err(RaftError::APIError(error)) => Response::Refused(error.to_string()),
         Err(RaftError::Fatal(_)) => Response::NotLeader { maybe_proposed: true },
     }
@@ -253,6 +255,13 @@ mod tests {
     fn check(voters: &[NodeId], living: &[NodeId], id: NodeId, expected: Option<&str>) {
         let set = |ids: &[NodeId]| ids.iter().copied().collect::<BTreeSet<_>>();
         assert_eq!(loses_quorum(1, &set(voters), &set(living), id).as_deref(), expected);
+    }
+
+    #[test]
+    fn a_change_that_another_one_overtook_is_tried_again() {
+        let overtaken = openraft::errors::PreconditionFailed::LastMembershipLogIdMismatch { expected: None, actual: None };
+        let answer = membership_response(Err(RaftError::APIError(ClientWriteError::PreconditionFailed(overtaken))));
+        assert_eq!(answer, Response::Failed("another change of members is under way".into()));
     }
 
     #[test]
