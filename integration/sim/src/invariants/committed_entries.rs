@@ -13,16 +13,8 @@ impl Invariant for CommittedEntries {
     }
 
     fn see(&mut self, event: &Event, history: &History) -> Result<(), String> {
-        let Event::Applied { member, term, index, digest, revision, volatile, voters, txn, changes } = event else { return Ok(()) };
-        let here = Entry {
-            term: *term,
-            digest: *digest,
-            revision: *revision,
-            volatile: *volatile,
-            voters: voters.clone(),
-            txn: txn.clone(),
-            changes: changes.clone(),
-        };
+        let Event::Applied { member, index, .. } = event else { return Ok(()) };
+        let Some(here) = Entry::applied(event) else { return Ok(()) };
         match history.entry(*index) {
             Some(known) if *known == here => Ok(()),
             _ if history.was_lost(*index, &here) => Ok(()),

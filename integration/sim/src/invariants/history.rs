@@ -28,6 +28,22 @@ pub struct Entry {
     pub changes: Vec<Change>,
 }
 
+impl Entry {
+    /// The entry that a member applied, if that is what happened.
+    pub fn applied(event: &Event) -> Option<Self> {
+        let Event::Applied { term, digest, revision, volatile, voters, txn, changes, .. } = event else { return None };
+        Some(Self {
+            term: *term,
+            digest: *digest,
+            revision: *revision,
+            volatile: *volatile,
+            voters: voters.clone(),
+            txn: txn.clone(),
+            changes: changes.clone(),
+        })
+    }
+}
+
 /// The decided history.
 #[derive(Default)]
 pub struct History {
@@ -72,18 +88,10 @@ impl History {
     pub fn see(&mut self, now_ms: u64, event: &Event) -> Result<Option<Lost>, String> {
         self.now_ms = now_ms;
         match event {
-            Event::Applied { member, term, index, digest, revision, volatile, voters, txn, changes } => {
-                let entry = Entry {
-                    term: *term,
-                    digest: *digest,
-                    revision: *revision,
-                    volatile: *volatile,
-                    voters: voters.clone(),
-                    txn: txn.clone(),
-                    changes: changes.clone(),
-                };
-                self.see_applied(*member, *index, entry)
-            }
+            Event::Applied { member, index, .. } => match Entry::applied(event) {
+                Some(entry) => self.see_applied(*member, *index, entry),
+                None => Ok(None),
+            },
             Event::Shown { member, index, .. } => {
                 self.shown.insert(*member, *index);
                 Ok(None)
