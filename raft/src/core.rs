@@ -18,6 +18,7 @@ use crate::doubt::{Doubt, Suffrage};
 use crate::experiment::control::PAUSED;
 use crate::experiment::faults::Faults;
 use crate::log_store::LogHandle;
+use crate::network::callers::Callers;
 use crate::network::client::{CallError, Peers};
 use crate::network::messages::{Request, Response};
 use crate::raft_types::{Metrics, Payload, Raft};
@@ -42,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) log: LogHandle,
     pub(crate) shared: Arc<Shared>,
     pub(crate) peers: Arc<Peers>,
+    /// The peers that send what leaders send.
+    pub(crate) callers: Arc<Callers>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) closing: CancellationToken,
     /// Bytes appended to the log so far.

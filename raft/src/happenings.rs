@@ -128,6 +128,12 @@ pub enum Event {
         /// Who is silent.
         peer: NodeId,
     },
+    /// The leader's process has gone, as a quorum sees: its connections have ended, and its address refuses new ones. Somebody stands for
+    /// election at once.
+    LeaderGone {
+        /// Who led.
+        leader: NodeId,
+    },
     /// It is heard again.
     HeartbeatHeard {
         /// Who.

@@ -22,6 +22,7 @@ mod ballot;
 mod clock;
 mod columns;
 mod core;
+mod departed;
 mod disk;
 mod doubt;
 mod drop_signal;
@@ -47,6 +48,7 @@ mod snapshot;
 mod state_db;
 mod state_machine;
 mod status;
+mod succession;
 
 pub use command::{Cause, Durability, Guard, Key, NodeId, Op, Refusal, Revision, Term, Txn, TxnId};
 pub use format::Formats;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::command::Command;
 use crate::core::Core;
+use crate::quorum;
 use crate::raft_types::{Metrics, Payload};
 use crate::records;
 use crate::seat::Seat;
@@ -23,8 +24,14 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// History rows that one command forgets, about.
 const COMPACTION_ROWS_MAX: usize = 5_000;
 
-/// Publishes who leads, and what openraft's core knows to be applied, until raft ends for good.
-pub(crate) async fn follow_raft(seat: Arc<Seat>, leadership: watch::Sender<Leadership>, failed: impl Fn(String)) {
+/// Publishes who leads, and what openraft's core knows to be applied, until raft ends for good. Whoever is told of another leader is not told any
+/// more that there is no quorum: one has elected it.
+pub(crate) async fn follow_raft(
+    seat: Arc<Seat>,
+    leadership: watch::Sender<Leadership>,
+    no_quorum: watch::Sender<Option<String>>,
+    failed: impl Fn(String),
+) {
     let mut account = seat.account();
     loop {
         let (mut now, applied, failure) = account.look(|metrics| {
@@ -35,6 +42,9 @@ pub(crate) async fn follow_raft(seat: Arc<Seat>, leadership: watch::Sender<Leade
             now = Leadership { term: now.term, ..Leadership::default() };
         }
         seat.note_applied(applied);
+        if now.is_news_after(&leadership.borrow()) {
+            quorum::publish(&no_quorum, None);
+        }
         leadership.send_if_modified(|known| {
             let changed = *known != now;
             if changed && (known.leader, known.term) != (now.leader, now.term) {

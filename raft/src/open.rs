@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use crate::clock;
 use crate::command::NodeId;
 use crate::core::Core;
+use crate::departed;
 use crate::disk;
 use crate::doubt::{Doubt, Suffrage};
 use crate::drop_signal::DropSignal;
@@ -123,6 +124,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
         closing: shared.closing.clone(),
         shared,
         peers,
+        callers: Arc::default(),
         leadership: follow_leadership,
         appended_bytes,
         syncs,
@@ -142,8 +144,9 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
             }
         }
     };
-    tokio::spawn(maintenance::follow_raft(seat, leadership, on_failure));
+    tokio::spawn(maintenance::follow_raft(seat, leadership, no_quorum.clone(), on_failure));
     tokio::spawn(server::serve(listener, Arc::clone(&core), data_dir.join("snapshots")));
+    tokio::spawn(departed::watch_leader(Arc::clone(&core)));
     tokio::spawn(recollect::recollect(Arc::clone(&core)));
     tokio::spawn(Arc::clone(&core).promote_learners());
     tokio::spawn(Arc::clone(&core).keep_own_addresses());

@@ -25,19 +25,27 @@ pub(crate) async fn watch_quorum(core: Arc<Core>, no_quorum: watch::Sender<Optio
             () = tokio::time::sleep(LOOK_PAUSE) => {}
             () = core.closing.cancelled() => return,
         }
-        let metrics = core.metrics();
+        let (metrics, before) = (core.metrics(), *core.leadership.borrow());
         let now = if silence(&core, &metrics) < SILENCE_MAX { None } else { ask_around(&core, &metrics).await };
-        no_quorum.send_if_modified(|known| {
-            let changed = *known != now;
-            match &now {
-                Some(reason) if changed => tracing::warn!(reason, "The group has no quorum"),
-                None if changed => tracing::info!("The group has a quorum again"),
-                _ => {}
-            }
-            *known = now;
-            changed
-        });
+        // what was true before an election is not news after it
+        if !core.leadership.borrow().is_news_after(&before) {
+            publish(&no_quorum, now);
+        }
     }
+}
+
+/// Makes known why nothing can be decided, or that something can.
+pub(crate) fn publish(no_quorum: &watch::Sender<Option<String>>, now: Option<String>) {
+    no_quorum.send_if_modified(|known| {
+        let changed = *known != now;
+        match &now {
+            Some(reason) if changed => tracing::warn!(reason, "The group has no quorum"),
+            None if changed => tracing::info!("The group has a quorum again"),
+            _ => {}
+        }
+        *known = now;
+        changed
+    });
 }
 
 /// For how long this member has had no sign of a working group.

@@ -115,6 +115,13 @@ pub struct Leadership {
     pub established: bool,
 }
 
+impl Leadership {
+    /// Whether a leader is known now that was not known at `earlier`: a quorum has elected it.
+    pub(crate) fn is_news_after(&self, earlier: &Self) -> bool {
+        self.leader.is_some() && (self.term, self.leader) != (earlier.term, earlier.leader)
+    }
+}
+
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {

@@ -313,7 +313,9 @@ impl Faults {
 
     fn crash(&mut self, world: &mut World, member: Option<NodeId>) -> anyhow::Result<()> {
         let Some(id) = member else { return Ok(()) };
-        let (stop, noticed) = (self.roll_stop(world), self.dice.chance(500));
+        let stop = self.roll_stop(world);
+        // a process that dies leaves a kernel behind, which usually gets through
+        let noticed = self.dice.chance(if stop == Stop::Kill { 800 } else { 300 });
         self.stop(world, id, stop, noticed)?;
         self.later(world, 20, 3_000, End::Start(id));
         Ok(())

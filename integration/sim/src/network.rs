@@ -58,6 +58,8 @@ struct State {
     blocked: BTreeSet<(NodeId, NodeId)>,
     /// Members that are up, and where their connections go.
     listening: BTreeMap<NodeId, mpsc::UnboundedSender<Box<dyn Stream>>>,
+    /// Members whose machine is off: it does not even refuse a connection.
+    off: BTreeSet<NodeId>,
     /// By when and in which order it was sent.
     on_the_way: BTreeMap<(u64, u64), Parcel>,
     sent: u64,
@@ -148,6 +150,7 @@ impl Network {
             weather,
             blocked: BTreeSet::new(),
             listening: BTreeMap::new(),
+            off: BTreeSet::new(),
             on_the_way: BTreeMap::new(),
             sent: 0,
             connections: Vec::new(),
@@ -184,16 +187,21 @@ impl Network {
     /// A member listens, and gets the connections that others make to it.
     pub fn listen(&self, member: NodeId) -> mpsc::UnboundedReceiver<Box<dyn Stream>> {
         let (connections, receiver) = mpsc::unbounded_channel();
-        self.state.lock().listening.insert(member, connections);
+        let mut state = self.state.lock();
+        state.listening.insert(member, connections);
+        state.off.remove(&member);
         receiver
     }
 
-    /// A member's machine stops: it sends nothing any more. `noticed`: its peers see their connections end.
+    /// A member stops: it sends nothing any more. `noticed`: its machine goes on, which ends its connections and refuses new ones; otherwise
+    /// nobody hears anything of it.
     pub fn stop(&self, member: NodeId, noticed: bool) {
         let mut state = self.state.lock();
         state.listening.remove(&member);
         if noticed {
             state.end_connections(member);
+        } else {
+            state.off.insert(member);
         }
     }
 
@@ -302,7 +310,13 @@ impl Network {
             Parcel::Finish { inbox, .. } => inbox.end(),
             Parcel::Connect { from, to, ends, answer } => {
                 let (near, far) = *ends;
-                let listening = self.state.lock().listening.get(&to).cloned();
+                let (listening, is_off) = {
+                    let state = self.state.lock();
+                    (state.listening.get(&to).cloned(), state.off.contains(&to))
+                };
+                if is_off {
+                    return;
+                }
                 let parcel = match listening {
                     Some(listening) if listening.send(Box::new(far)).is_ok() => {
                         Parcel::Connected { from: to, to: from, end: Box::new(near), answer }

@@ -28,6 +28,8 @@ pub struct Story {
     pub repairs: Vec<Repair>,
     /// Who received a snapshot.
     pub snapshots: Vec<(u64, NodeId)>,
+    /// Who saw that a leader's process had gone.
+    pub departures: Vec<Departure>,
 }
 
 /// A time in which a member stood in one way.
@@ -106,6 +108,18 @@ pub struct Repair {
     pub from: u64,
     /// The last one.
     pub to: u64,
+}
+
+/// A leader whose process had gone, as another member saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Departure {
+    /// When.
+    pub at_ms: u64,
+    /// Who saw it.
+    pub member: NodeId,
+    /// Who had led.
+    pub leader: NodeId,
 }
 
 impl Repair {
@@ -211,6 +225,7 @@ impl Story {
             }
             Event::Truncate { kept, last } => self.repairs.push(Repair { at_ms, member, term, from: kept + 1, to: *last }),
             Event::SnapshotReceived { .. } => self.snapshots.push((at_ms, member)),
+            Event::LeaderGone { leader } => self.departures.push(Departure { at_ms, member, leader: *leader }),
             _ => {}
         }
     }

@@ -103,6 +103,15 @@ impl Peers {
         link.start(request).await.map_err(|_closed| CallError::Lost)
     }
 
+    /// Asks a peer something on a connection of its own: a program that cannot read the question ends only that.
+    ///
+    /// # Errors
+    /// The peer cannot be reached, or ends the connection without an answer.
+    pub(crate) async fn call_apart(&self, target: NodeId, address: &str, request: &Request) -> io::Result<Response> {
+        let link = self.connect(target, address, Purpose::Request, CONNECT_PATIENCE).await?;
+        link.start(request).await.map_err(|_closed| io::Error::from(io::ErrorKind::ConnectionReset))
+    }
+
     /// Ends all request connections.
     pub(crate) fn close(&self) {
         self.requests.lock().drain().for_each(|(_, (_, link))| link.close());

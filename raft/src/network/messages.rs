@@ -8,6 +8,7 @@ use crate::command::{NodeId, Outcome};
 use crate::doubt::Standing;
 use crate::records::{EntryRecord, LogIdRecord, StoredMembershipRecord, VoteRecord};
 use crate::store::Member;
+use crate::succession::Reign;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -94,6 +95,8 @@ pub(crate) enum Request {
     TakesWrites,
     /// What this member has of the log, and whether it may have lost some.
     Standing,
+    /// Whether this member sees that a leader's process has gone, too: then its standing, otherwise why not.
+    LeaderGone(Reign),
 }
 
 /// The answer of a peer.
@@ -128,7 +131,7 @@ pub(crate) enum Response {
     NotLeader {
         maybe_proposed: bool,
     },
-    /// A membership change that must not be done.
+    /// What must not be done, or is not so.
     Refused(String),
     /// This member cannot do it now.
     Failed(String),

@@ -2,6 +2,7 @@
 //! requests to the leader, so that none of them waits behind another.
 
 pub(crate) mod acquaintances;
+pub(crate) mod callers;
 pub(crate) mod client;
 pub(crate) mod frame;
 pub(crate) mod link;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, FRAME_BYTES_MAX};
 use super::link::{may_double, write_frames};
-use super::messages::{Append, Hello, HelloReply, Request, Response};
+use super::messages::{Append, Hello, HelloReply, Purpose, Request, Response};
 use super::votes::{Ballot, cast_vote};
 use crate::core::Core;
 use crate::environment::{Environment, Listener, Stream};
@@ -87,6 +87,7 @@ async fn serve_connection(connection: Box<dyn Stream>, core: Arc<Core>, snapshot
     let (stream, hello) =
         tokio::time::timeout(HELLO_PATIENCE, greeting).await.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
     let (reader, writer) = tokio::io::split(stream);
+    let _caller = is_a_leaders(hello.purpose).then(|| core.callers.enter(hello.from));
     let (responses, queued) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let _stop_on_return = stop.clone().drop_guard();
@@ -122,6 +123,11 @@ async fn serve_connection(connection: Box<dyn Stream>, core: Arc<Core>, snapshot
             connection.accept(id, request).await;
         }
     }
+}
+
+/// Whether a leader keeps such a connection open.
+fn is_a_leaders(purpose: Purpose) -> bool {
+    matches!(purpose, Purpose::Replication | Purpose::Heartbeat)
 }
 
 /// Whether a peer may talk to this member.
@@ -365,6 +371,7 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
         Request::TransferLeadership(to) => Ok(core.transfer_as_leader(to).await),
         Request::TakesWrites => Ok(core.takes_writes()),
         Request::Standing => Ok(Response::Standing(core.standing())),
+        Request::LeaderGone(reign) => Ok(core.bear_witness(reign).await),
         // handled in order by the connection
         Request::AppendNext { .. } | Request::SnapshotBegin { .. } | Request::SnapshotBytes(_) | Request::SnapshotEnd => {
             Err(Response::Failed("out of order".into()))

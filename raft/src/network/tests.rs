@@ -12,8 +12,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::acquaintances::Introduction;
+use super::frame;
 use super::link::Link;
-use super::messages::{Hello, Purpose, Request, Response};
+use super::messages::{Hello, HelloReply, Purpose, Request, Response};
 use crate::environment::Environment;
 use crate::format::Formats;
 use crate::store::{Member, MemberRole, PeerTls, Store, StoreConfig};
@@ -67,6 +68,26 @@ async fn strangers_are_refused_and_harm_nobody() {
     }
     assert!(matches!(link.start(&Request::ReadIndex).await.unwrap(), Response::ReadIndex(_)));
     store.linearizable_view(PATIENCE).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_question_that_cannot_be_read_ends_its_own_connection_only() {
+    let dir = TempDir::new().unwrap();
+    let store = store(&dir, 1, None).await;
+    store.initialize().await.unwrap();
+    let address = store.peer_address().to_string();
+    let shared = Link::connect(&Environment::default(), &address, &hello("ours", 1), None, PATIENCE).await.unwrap();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    stream.write_all(&frame::encode(0, &hello("ours", 1))).await.unwrap();
+    let reply = frame::read_greeting::<HelloReply>(&mut stream).await.unwrap();
+    assert!(matches!(reply, Some(HelloReply::Welcome(_))), "{reply:?}");
+    // what a program of tomorrow asks
+    stream.write_all(&frame::encode(1, &200_u8)).await.unwrap();
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(ended.is_err() || answer.is_empty(), "{answer:?}");
+    assert!(matches!(shared.start(&Request::ReadIndex).await.unwrap(), Response::ReadIndex(_)));
     store.close().await;
 }
 

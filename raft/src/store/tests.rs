@@ -11,6 +11,7 @@ use crate::watch::{Event, EventKind};
 
 mod power_cut;
 
+mod departed;
 mod disaster;
 mod experiments;
 mod formats;
@@ -819,6 +820,34 @@ async fn without_a_quorum_nothing_is_promised() {
     cluster.store(follower).ready(PATIENCE).await.unwrap();
     revision(cluster.store(follower).txn(put("a", "1"), PATIENCE).await.unwrap());
     cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn whoever_knows_a_new_leader_takes_writes_at_once() {
+    let mut cluster = Cluster::start(3).await;
+    let survivor = cluster.follower().await;
+    let others: Vec<NodeId> = (1..=3).filter(|id| *id != survivor).collect();
+    for id in &others {
+        cluster.close(*id).await;
+    }
+    until("the member knows that it is alone", || cluster.store(survivor).status().no_quorum).await;
+    cluster.open(others[0]).await;
+    let store = cluster.store(survivor);
+    store.campaign().await.unwrap();
+    until("it knows a leader", || store.leadership().borrow().leader).await;
+    // what it knew before is not held against the write
+    revision(store.txn(put("a", "1"), PATIENCE).await.unwrap());
+    cluster.close_all().await;
+}
+
+#[test]
+fn a_leader_is_news_when_another_one_or_none_was_known() {
+    let at = |term, leader| Leadership { term, leader, established: false };
+    let check = |earlier, now: Leadership, expected| assert_eq!(now.is_news_after(&earlier), expected);
+    check(at(3, Some(1)), at(3, Some(1)), false);
+    check(at(3, Some(1)), at(4, None), false);
+    check(at(4, None), at(4, Some(2)), true);
+    check(at(3, Some(1)), at(4, Some(1)), true);
 }
 
 #[tokio::test]

@@ -133,6 +133,7 @@ fn what(event: &Event) -> String {
         Event::Snapshot { index } => format!("has a snapshot up to {index}"),
         Event::SnapshotReceived { index } => format!("received the leader's snapshot up to {index}"),
         Event::HeartbeatMissed { peer } => format!("hears nothing of member {peer}"),
+        Event::LeaderGone { leader } => format!("sees that member {leader} has gone: its address refuses connections"),
         Event::HeartbeatHeard { peer } => format!("hears member {peer} again"),
         Event::FaultBegan { fault, by } => format!("experiment {} of {by} began: {fault}", fault.id.unwrap_or_default()),
         Event::FaultEnded { fault, why } => format!("experiment {} ended: {fault}; {why}", fault.id.unwrap_or_default()),

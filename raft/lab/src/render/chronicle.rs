@@ -22,6 +22,9 @@ pub(super) fn lines(chapter: &Chapter) -> Vec<Line> {
         let problem = mark.problem.as_ref().map_or_else(String::new, |why| format!(" (did not work: {why})"));
         add(mark.at_ms, true, format!("{}{problem}", mark.text));
     }
+    for departure in &story.departures {
+        add(departure.at_ms, false, format!("{} sees that {} has gone", name(departure.member), name(departure.leader)));
+    }
     for candidacy in &story.candidacies {
         let (member, term) = (name(candidacy.member), candidacy.term);
         add(
