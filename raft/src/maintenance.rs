@@ -13,6 +13,7 @@ use crate::quorum;
 use crate::raft_types::{Metrics, Payload};
 use crate::records;
 use crate::seat::Seat;
+use crate::state_db::Slice;
 use crate::store::Leadership;
 
 /// A snapshot is taken when the log has grown by so many bytes, however few entries they are.
@@ -21,8 +22,8 @@ const LOG_BYTES_MAX: u64 = 64 << 20;
 const LOOKS_PER_RETENTION: u32 = 20;
 /// So long it may grow beyond its limit.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// History rows that one command forgets, about.
-const COMPACTION_ROWS_MAX: usize = 5_000;
+/// What one command forgets, about: so little that no write notices it.
+const COMPACTION: Slice = Slice { rows_max: 1_000, bytes_max: 1 << 20 };
 
 /// Publishes who leads, and what openraft's core knows to be applied, until raft ends for good. Whoever is told of another leader is not told any
 /// more that there is no quorum: one has elected it.
@@ -131,6 +132,6 @@ fn to_forget(core: &Core) -> std::io::Result<Option<(u64, bool)>> {
     let retention_ms = i64::try_from(core.config.history_retention.as_millis()).unwrap_or(i64::MAX);
     let before = core.config.environment.now_unix_ms().saturating_sub(retention_ms);
     let excess_bytes = core.shared.history_bytes().saturating_sub(core.config.history_bytes_max);
-    let (upto, more) = db.last_to_forget(compacted, before, excess_bytes, COMPACTION_ROWS_MAX)?;
+    let (upto, more) = db.last_to_forget(compacted, before, excess_bytes, COMPACTION)?;
     Ok((upto > compacted).then_some((upto, more)))
 }

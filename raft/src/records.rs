@@ -53,7 +53,7 @@ pub(crate) fn size_bytes<T: Serialize>(record: &T) -> u64 {
 ///
 /// # Errors
 /// `Unsupported` for an unknown version, `InvalidData` for damaged or trailing bytes.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
     bincode::DefaultOptions::new().with_limit(RECORD_BYTES_MAX).deserialize(body(bytes)?).map_err(|error| damaged(&error))
 }
 

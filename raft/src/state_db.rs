@@ -3,16 +3,15 @@
 //!
 //! The database lives in a numbered directory, and the file `current` names it, so that an installed snapshot replaces it in one step.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 
-use crate::apply::{HistoryHead, State, Write};
+use crate::apply::Write;
 use crate::columns::StateColumn;
 use crate::command::{Key, NodeId, Revision};
 use crate::drop_signal::DropSignal;
@@ -20,10 +19,17 @@ use crate::environment::Environment;
 use crate::gaps::Gaps;
 use crate::keys;
 use crate::log_store::{damage, open_failure};
-use crate::records::{self, HistoryChange, HistoryRow, HistoryVersion, OutcomeRow, StateMeta};
+use crate::records::{self, OutcomeRow, StateMeta};
 use crate::store::OpenError;
-use crate::view::Record;
-use crate::watch::{Event, EventKind};
+
+mod history;
+mod legacy;
+mod load;
+mod row;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use history::Slice;
 
 /// Names the directory in use.
 const CURRENT: &str = "current";
@@ -37,14 +43,6 @@ pub(crate) struct StateDb {
     obsolete: AtomicBool,
     /// Told when the last generation is closed.
     closed: parking_lot::Mutex<Option<DropSignal>>,
-}
-
-/// Events read from the history, and how far the reading got.
-pub(crate) struct HistorySlice {
-    /// In order; whole transactions.
-    pub(crate) events: Vec<Arc<Event>>,
-    /// All changes up to and including this revision were looked at.
-    pub(crate) upto: Revision,
 }
 
 impl StateDb {
@@ -130,48 +128,6 @@ impl StateDb {
         set_current(state_dir, &name)?;
         self.obsolete.store(true, Ordering::Release);
         Ok(next)
-    }
-
-    /// Everything that is kept in memory, and the position of it.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn load(&self) -> io::Result<(State, StateMeta)> {
-        let meta = self.meta()?;
-        let mut state = State { compacted: meta.compacted, ..State::default() };
-        for record in self.current_records()? {
-            state.view.insert(record);
-        }
-        state.view.set_revision(meta.revision);
-        for row in self.db.iterator_cf(self.column(StateColumn::Outcomes), IteratorMode::Start) {
-            let (key, value) = row.map_err(|error| self.error(error))?;
-            let index = keys::parse_index(&key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "damaged key of an outcome"))?;
-            let row: OutcomeRow = records::decode(&value)?;
-            state.outcomes.remember(index, row.id, row.outcome);
-        }
-        state.outcomes.set_forgotten_index(meta.forgotten_index);
-        if let Some(removed) = self.db.get_cf(self.column(StateColumn::Meta), keys::STATE_REMOVED).map_err(|error| self.error(error))? {
-            state.removed = records::decode(&removed)?;
-        }
-        if let Some(gaps) = self.db.get_cf(self.column(StateColumn::Meta), keys::STATE_GAPS).map_err(|error| self.error(error))? {
-            state.gaps = records::decode(&gaps)?;
-        }
-        Ok((state, meta))
-    }
-
-    /// The newest version of each key that has not been deleted since, in key order.
-    fn current_records(&self) -> io::Result<Vec<Arc<Record>>> {
-        let mut current = HashMap::new();
-        self.scan_history(0, |revision, key, row| {
-            match row.version {
-                Some(version) => current.insert(key.clone(), record(key, revision, version)),
-                None => current.remove(&key),
-            };
-            Ok(true)
-        })?;
-        let mut current: Vec<Arc<Record>> = current.into_values().map(Arc::new).collect();
-        current.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(current)
     }
 
     fn meta(&self) -> io::Result<StateMeta> {
@@ -276,140 +232,6 @@ impl StateDb {
         checkpoint.create_checkpoint(path).map_err(|error| self.error(error))
     }
 
-    /// When the last change in the history was made.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn last_change_unix_ms(&self) -> io::Result<Option<i64>> {
-        let Some(row) = self.db.iterator_cf(self.column(StateColumn::History), IteratorMode::End).next() else { return Ok(None) };
-        let (_, value) = row.map_err(|error| self.error(error))?;
-        Ok(Some(records::decode::<HistoryRow>(&value)?.time_unix_ms))
-    }
-
-    /// The heads of history rows with revisions in `(after, upto]`.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn history_heads(&self, after: Revision, upto: Revision) -> io::Result<Vec<HistoryHead>> {
-        let mut heads = Vec::new();
-        self.scan_history(after, |revision, key, row| {
-            if revision > upto {
-                return Ok(false);
-            }
-            let (is_delete, previous) = (row.version.is_none(), row.previous);
-            let change = HistoryChange { key, revision, row };
-            let size_bytes = change.size_bytes();
-            heads.push(HistoryHead { revision, key: change.key, is_delete, previous, size_bytes });
-            Ok(true)
-        })?;
-        Ok(heads)
-    }
-
-    /// The last revision in `(after, ..]` of a change made before `before_unix_ms`, or that belongs to the first `excess_bytes` of the rows, looking at
-    /// no more than `rows_max` of them, and whether there may be more.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn last_to_forget(
-        &self,
-        after: Revision,
-        before_unix_ms: i64,
-        excess_bytes: u64,
-        rows_max: usize,
-    ) -> io::Result<(Revision, bool)> {
-        let (mut last, mut rows, mut bytes, mut more) = (after, 0, 0, false);
-        self.scan_history(after, |revision, key, row| {
-            // the rest of a transaction goes with its beginning
-            if row.time_unix_ms >= before_unix_ms && bytes >= excess_bytes && revision != last {
-                return Ok(false);
-            }
-            bytes += HistoryChange { key, revision, row }.size_bytes();
-            if rows >= rows_max && revision != last {
-                more = true;
-                return Ok(false);
-            }
-            rows += 1;
-            last = revision;
-            Ok(true)
-        })?;
-        Ok((last, more))
-    }
-
-    /// The changes below `prefix` after `after`: whole transactions, about `events_max` of them at most.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn events_after(&self, prefix: &[u8], after: Revision, upto: Revision, events_max: usize) -> io::Result<HistorySlice> {
-        let mut slice = HistorySlice { events: Vec::new(), upto };
-        self.scan_history(after, |revision, key, row| {
-            if revision > upto {
-                return Ok(false);
-            }
-            if slice.events.last().is_some_and(|last| slice.events.len() >= events_max && last.revision != revision) {
-                slice.upto = revision - 1;
-                return Ok(false);
-            }
-            if key.starts_with(prefix) {
-                let previous = match row.previous {
-                    Some(previous) => self.version(&key, previous)?,
-                    None => None,
-                };
-                slice.events.extend(event(revision, key, row, previous));
-            }
-            Ok(true)
-        })?;
-        Ok(slice)
-    }
-
-    /// The versions that keys below `prefix` had at `revision`, for those that changed after it: `None` for keys that did not exist.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn versions_at(
-        &self,
-        prefix: &[u8],
-        revision: Revision,
-        upto: Revision,
-    ) -> io::Result<std::collections::BTreeMap<Key, Option<Arc<Record>>>> {
-        let mut versions = std::collections::BTreeMap::new();
-        self.scan_history(revision, |changed, key, row| {
-            if changed > upto {
-                return Ok(false);
-            }
-            if key.starts_with(prefix) && !versions.contains_key(&key) {
-                let before = match row.previous {
-                    Some(previous) => self.version(&key, previous)?,
-                    None => None,
-                };
-                versions.insert(key, before);
-            }
-            Ok(true)
-        })?;
-        Ok(versions)
-    }
-
-    fn version(&self, key: &Key, revision: Revision) -> io::Result<Option<Arc<Record>>> {
-        let row = self.db.get_cf(self.column(StateColumn::History), keys::history(revision, key)).map_err(|error| self.error(error))?;
-        let Some(bytes) = row else { return Ok(None) };
-        let row: HistoryRow = records::decode(&bytes)?;
-        Ok(row.version.map(|version| Arc::new(record(key.clone(), revision, version))))
-    }
-
-    /// Calls `visit` for the history rows after `after`, in order, until it answers `false`.
-    fn scan_history(&self, after: Revision, mut visit: impl FnMut(Revision, Key, HistoryRow) -> io::Result<bool>) -> io::Result<()> {
-        let Some(first) = after.checked_add(1) else { return Ok(()) };
-        let from = keys::index(first);
-        for row in self.db.iterator_cf(self.column(StateColumn::History), IteratorMode::From(&from, Direction::Forward)) {
-            let (key, value) = row.map_err(|error| self.error(error))?;
-            let (revision, key) =
-                keys::parse_history(&key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "damaged key of the history"))?;
-            if !visit(revision, key, records::decode(&value)?)? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
     fn column(&self, column: StateColumn) -> &ColumnFamily {
         self.db.cf_handle(column.name()).expect("every family was opened")
     }
@@ -462,28 +284,3 @@ fn set_current(state_dir: &Path, name: &str) -> io::Result<()> {
     fs::rename(&temporary, state_dir.join(CURRENT))?;
     fs::File::open(state_dir)?.sync_all()
 }
-
-fn record(key: Key, revision: Revision, version: HistoryVersion) -> Record {
-    Record {
-        key,
-        value: version.value,
-        split: version.split,
-        terms: version.terms,
-        revision,
-        create_revision: version.create_revision,
-        parsed: OnceLock::new(),
-    }
-}
-
-/// The event of a history row; `None` if the row lacks what it refers to.
-fn event(revision: Revision, key: Key, row: HistoryRow, previous: Option<Arc<Record>>) -> Option<Arc<Event>> {
-    let (kind, record) = match row.version {
-        Some(version) => (EventKind::Put, Arc::new(record(key, revision, version))),
-        None => (EventKind::Delete, previous.clone()?),
-    };
-    Some(Arc::new(Event { kind, revision, record, previous, encoded: parking_lot::Mutex::default() }))
-}
-
-mod legacy;
-#[cfg(test)]
-mod tests;

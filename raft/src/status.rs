@@ -34,6 +34,7 @@ pub(crate) fn status(core: &Core) -> Status {
         applied: core.applied_index(),
         purged: metrics.purged.map_or(0, |id| id.index()),
         revision: core.shared.view().revision(),
+        compacted: core.shared.compacted(),
         members: membership
             .nodes()
             .map(|(id, node)| Member {

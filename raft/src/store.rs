@@ -177,6 +177,9 @@ pub struct Status {
     pub purged: u64,
     /// Last revision.
     pub revision: Revision,
+    /// History holds the changes after this revision.
+    #[serde(default)]
+    pub compacted: Revision,
     /// All members.
     pub members: Vec<Member>,
     /// On the leader: the matched log index of each peer.

@@ -15,8 +15,8 @@ use crate::tls::Identity;
 
 /// How long the first member waits for each of the others to be made part of the group.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a member waits for the group to be complete.
-const FORM_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a member waits for the group to be complete, and for what a group that is has for it.
+const FORM_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Which member of which group this process is.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,16 +52,32 @@ impl MemberArgs {
         Identity::in_directory(&self.identity)
     }
 
-    /// Opens the member; the one with the lowest id makes the group and takes the others in. Returns when the group is complete.
+    /// What the member is opened with.
     ///
     /// # Errors
-    /// The store does not open, or the group does not form in time.
-    pub async fn open(&self) -> anyhow::Result<Store> {
+    /// `--peers` or `--clients` does not name it, or a file of its identity is missing.
+    pub fn config(&self) -> anyhow::Result<StoreConfig> {
         let mut config = StoreConfig::new(self.id, &self.data_dir);
         config.cluster_id = "etcd-facade".to_owned();
         config.peer_listen = find(&self.peers, self.id).context("--peers does not name this member")?;
         config.tls = Some(self.identity().peers()?);
         config.api_advertise = self.listen()?.to_string();
+        Ok(config)
+    }
+
+    /// Opens the member; the one with the lowest id makes the group and takes the others in. Returns when the group is complete.
+    ///
+    /// # Errors
+    /// The store does not open, or the group does not form in time.
+    pub async fn open(&self) -> anyhow::Result<Store> {
+        self.open_as(self.config()?).await
+    }
+
+    /// As [`MemberArgs::open`], with another configuration.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_as(&self, config: StoreConfig) -> anyhow::Result<Store> {
         let store = Store::open(config).await?;
         if self.peers.iter().all(|(id, _)| *id >= self.id) {
             self.make_group(&store).await?;

@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::records::{HistoryRow, HistoryVersion};
 
 #[test]
 fn leftovers_of_an_interrupted_replacement_are_removed() {

@@ -4,9 +4,11 @@
 //! [`codec`] (how a client speaks to each), and [`member`] for the server that puts the store's native side on the network. [`growth`] measures
 //! ours alone, from a thousand objects to a million.
 
+pub mod ask;
 pub mod clock;
 pub mod codec;
 pub mod floor;
+pub mod group;
 pub mod growth;
 pub mod member;
 pub mod protocol;

@@ -1,6 +1,7 @@
 //! The store's native side on the network: a member that answers [`crate::protocol`] over TLS. It adds as little as a server can: requests
 //! are pipelined, linearizable reads that arrive together ask the leader once, answers that are ready together leave in one write.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +9,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use trierarch_raft::{Cause, Committed, Event, EventKind, Guard, MemberRole, Op, Store, Txn, TxnId, View, WatchError};
+use trierarch_raft::{Cause, Committed, Event, EventKind, Guard, Member, MemberRole, Op, Store, Txn, TxnId, View, WatchError};
 
-use crate::protocol::{self, Request, Response};
+use crate::protocol::{self, Account, Digest, Request, Response};
 
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Threads that serve connections.
+const WORKERS: usize = 2;
 /// Answers that leave in one write, about.
 const WRITE_BYTES: usize = 64 << 10;
 /// Under which number the encoded row is kept with an event.
@@ -28,14 +32,26 @@ type Answers = mpsc::UnboundedSender<Bytes>;
 /// # Errors
 /// The listener fails.
 pub async fn serve(listener: TcpListener, tls: TlsAcceptor, store: Store) -> io::Result<()> {
-    loop {
-        let (tcp, _) = listener.accept().await?;
+    let workers: Vec<Handle> = (0..WORKERS).map(worker).collect::<io::Result<_>>()?;
+    for worker in workers.iter().cycle() {
+        let tcp = listener.accept().await?.0.into_std()?;
         let (tls, store) = (tls.clone(), store.clone());
-        tokio::spawn(async move {
+        worker.spawn(async move {
             // a client that goes away is no event
-            drop(serve_connection(tcp, tls, store).await);
+            drop(serve_connection(TcpStream::from_std(tcp)?, tls, store).await);
+            io::Result::Ok(())
         });
     }
+    Ok(())
+}
+
+/// A thread that serves its own connections, as the API server's do: nothing of a connection moves between threads.
+fn worker(number: usize) -> io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let serving = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name(format!("native-{number}")).spawn(serving)?;
+    Ok(handle)
 }
 
 async fn serve_connection(tcp: TcpStream, tls: TlsAcceptor, store: Store) -> io::Result<()> {
@@ -68,6 +84,15 @@ fn accept(store: &Store, answers: &Answers, reads: &mut Vec<(u64, Request)>, id:
         }
         Request::Watch { prefix } => drop(tokio::spawn(watch(store.clone(), answers.clone(), id, prefix))),
         Request::Status => respond(answers, id, &status(store)),
+        Request::Account => respond(answers, id, &account(store)),
+        Request::Digest { prefix } => {
+            let (store, answers) = (store.clone(), answers.clone());
+            tokio::spawn(async move { respond(&answers, id, &digest(&store, prefix).await) });
+        }
+        Request::AddMember { id: member, peer } => {
+            let (store, answers) = (store.clone(), answers.clone());
+            tokio::spawn(async move { respond(&answers, id, &add_member(&store, member, &peer).await) });
+        }
     }
 }
 
@@ -124,6 +149,45 @@ fn status(store: &Store) -> Response {
     let status = store.status();
     let voters = status.members.iter().filter(|member| member.role == MemberRole::Voter).count();
     Response::Status { member: status.node_id, leader: status.leader.unwrap_or(0), voters: u32::try_from(voters).unwrap_or(u32::MAX) }
+}
+
+fn account(store: &Store) -> Response {
+    let status = store.status();
+    Response::Account(Account {
+        term: status.term,
+        leader: status.leader.unwrap_or(0),
+        applied: status.applied,
+        revision: status.revision,
+        compacted: status.compacted,
+        log_syncs: status.log_syncs,
+        votes: status.members.iter().any(|member| member.id == status.node_id && member.role == MemberRole::Voter),
+    })
+}
+
+async fn digest(store: &Store, prefix: Bytes) -> Response {
+    let view = match store.linearizable_view(PATIENCE).await {
+        Ok(view) => view,
+        Err(error) => return Response::Failed(error.to_string()),
+    };
+    let hashing = tokio::task::spawn_blocking(move || {
+        let (mut digest, mut hasher) = (Digest::default(), DefaultHasher::new());
+        for record in view.range(&prefix, None) {
+            (&record.key, record.revision, &record.value).hash(&mut hasher);
+            digest.keys += 1;
+            digest.value_bytes += record.value.len() as u64;
+        }
+        Digest { hash: hasher.finish(), ..digest }
+    });
+    hashing.await.map_or_else(|error| Response::Failed(error.to_string()), Response::Digest)
+}
+
+async fn add_member(store: &Store, id: u64, peer: &Bytes) -> Response {
+    let peer_address = String::from_utf8_lossy(peer).into_owned();
+    let member = Member { id, peer_address, api_address: String::new(), role: MemberRole::Voter };
+    match store.add_member(member, PATIENCE).await {
+        Ok(()) => Response::Done { revision: 0 },
+        Err(error) => Response::Failed(error.to_string()),
+    }
 }
 
 async fn watch(store: Store, answers: Answers, id: u64, prefix: Bytes) {

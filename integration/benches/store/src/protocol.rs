@@ -23,6 +23,12 @@ pub enum Request {
     Watch { prefix: Bytes },
     /// Who leads.
     Status,
+    /// How this member stands.
+    Account,
+    /// What this member has below a prefix, in short; linearizable.
+    Digest { prefix: Bytes },
+    /// Takes a member into the group, which is there already and listens at `peer`.
+    AddMember { id: u64, peer: Bytes },
 }
 
 /// What the member answers.
@@ -40,8 +46,42 @@ pub enum Response {
     Events(Vec<(Bytes, u64, Bytes)>),
     /// This member, the leader (0: unknown), and how many members vote.
     Status { member: u64, leader: u64, voters: u32 },
+    /// How a member stands.
+    Account(Account),
+    /// What a member has below a prefix.
+    Digest(Digest),
     /// It could not be done.
     Failed(String),
+}
+
+/// How a member stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The current term.
+    pub term: u64,
+    /// The member that leads in it; 0: unknown.
+    pub leader: u64,
+    /// Index of the last entry that is applied here.
+    pub applied: u64,
+    /// The revision here.
+    pub revision: u64,
+    /// History holds the changes after this revision.
+    pub compacted: u64,
+    /// How often this member has synced its log since it started.
+    pub log_syncs: u64,
+    /// Whether it votes.
+    pub votes: bool,
+}
+
+/// Some records in short: two members with the same digest have the same records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// How many.
+    pub keys: u64,
+    /// Bytes of their values.
+    pub value_bytes: u64,
+    /// A hash of keys, revisions and values.
+    pub hash: u64,
 }
 
 /// The bytes of a request.
@@ -74,6 +114,16 @@ pub fn encode_request(id: u64, request: &Request, out: &mut impl BufMut) {
             out.put_slice(prefix);
         }
         Request::Status => begin(out, id, 6, 0),
+        Request::Account => begin(out, id, 7, 0),
+        Request::Digest { prefix } => {
+            begin(out, id, 8, prefix.len());
+            out.put_slice(prefix);
+        }
+        Request::AddMember { id: member, peer } => {
+            begin(out, id, 9, 8 + peer.len());
+            out.put_u64(*member);
+            out.put_slice(peer);
+        }
     }
 }
 
@@ -105,6 +155,15 @@ pub fn encode_response(id: u64, response: &Response, out: &mut impl BufMut) {
         Response::Failed(reason) => {
             begin(out, id, 7, reason.len());
             out.put_slice(reason.as_bytes());
+        }
+        Response::Account(Account { term, leader, applied, revision, compacted, log_syncs, votes }) => {
+            begin(out, id, 8, 6 * 8 + 1);
+            [term, leader, applied, revision, compacted, log_syncs].iter().for_each(|number| out.put_u64(**number));
+            out.put_u8(u8::from(*votes));
+        }
+        Response::Digest(Digest { keys, value_bytes, hash }) => {
+            begin(out, id, 9, 3 * 8);
+            [keys, value_bytes, hash].iter().for_each(|number| out.put_u64(**number));
         }
     }
 }
@@ -140,6 +199,9 @@ pub fn next_request(input: &mut BytesMut) -> Result<Option<(u64, Request)>, Malf
         4 => Request::Swap { revision: take_u64(&mut body)?, key: take_key(&mut body)?, value: body },
         5 => Request::Watch { prefix: body },
         6 => Request::Status,
+        7 => Request::Account,
+        8 => Request::Digest { prefix: body },
+        9 => Request::AddMember { id: take_u64(&mut body)?, peer: body },
         _ => return Err(Malformed),
     };
     Ok(Some((id, request)))
@@ -162,6 +224,16 @@ pub fn next_response(input: &mut BytesMut) -> Result<Option<(u64, Response)>, Ma
         5 => Response::Events(take_rows(body)?),
         6 => Response::Status { member: take_u64(&mut body)?, leader: take_u64(&mut body)?, voters: take_u32(&mut body)? },
         7 => Response::Failed(String::from_utf8_lossy(&body).into_owned()),
+        8 => Response::Account(Account {
+            term: take_u64(&mut body)?,
+            leader: take_u64(&mut body)?,
+            applied: take_u64(&mut body)?,
+            revision: take_u64(&mut body)?,
+            compacted: take_u64(&mut body)?,
+            log_syncs: take_u64(&mut body)?,
+            votes: take_u8(&mut body)? != 0,
+        }),
+        9 => Response::Digest(Digest { keys: take_u64(&mut body)?, value_bytes: take_u64(&mut body)?, hash: take_u64(&mut body)? }),
         _ => return Err(Malformed),
     };
     Ok(Some((id, response)))
@@ -259,6 +331,9 @@ mod tests {
             Request::Swap { revision: 7, key: bytes("k"), value: bytes("") },
             Request::Watch { prefix: bytes("") },
             Request::Status,
+            Request::Account,
+            Request::Digest { prefix: bytes("prefix/") },
+            Request::AddMember { id: 4, peer: bytes("127.0.0.1:1") },
         ];
         let mut encoded = Vec::new();
         (0..).zip(&requests).for_each(|(id, request)| encode_request(id, request, &mut encoded));
@@ -287,6 +362,8 @@ mod tests {
             Response::Events(rows),
             Response::Status { member: 1, leader: 2, voters: 3 },
             Response::Failed("no".into()),
+            Response::Account(Account { term: 1, leader: 2, applied: 3, revision: 4, compacted: 5, log_syncs: 6, votes: true }),
+            Response::Digest(Digest { keys: 1, value_bytes: 2, hash: 3 }),
         ] {
             let mut input = BytesMut::new();
             encode_response(9, &response, &mut input);

@@ -156,7 +156,8 @@ fn whole(figure: f64) -> String {
     thousands(figure.round() as u64)
 }
 
-fn thousands(number: u64) -> String {
+/// With commas.
+pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let first = digits.len() % 3;
     let mut text = String::new();

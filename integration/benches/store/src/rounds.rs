@@ -12,7 +12,7 @@ use crate::usage::Usage;
 use crate::watching;
 
 /// Nobody fills for longer.
-const FILL_PATIENCE: Duration = Duration::from_secs(600);
+const FILL_PATIENCE: Duration = Duration::from_secs(1200);
 /// Calls on the way while objects are made.
 const FILL_IN_FLIGHT: usize = 256;
 /// Bytes of an object.
@@ -84,21 +84,22 @@ pub async fn measure(system: &System, row: &Row, objects: u64, length: Length, s
     Ok(round(&joined(working).await?, elapsed, &used, &own_used))
 }
 
-/// Makes all objects; returns how many per second, and what the processes use afterwards.
+/// Makes all objects, or replaces them; returns how many per second, and what the processes use afterwards.
 ///
 /// # Errors
-/// A call fails, or a process has ended.
-pub async fn fill(system: &System, objects: u64) -> anyhow::Result<(f64, Usage)> {
+/// A call fails, a process has ended, or [`FILL_PATIENCE`] was not enough.
+pub async fn fill(system: &System, objects: u64, value_bytes: usize) -> anyhow::Result<(f64, Usage)> {
     let endpoint = system.member(Asked::Leader).await?;
     let (start, filled) = (clock::now(), Arc::new(AtomicU64::new(0)));
     let window = Window { start, end: start + FILL_PATIENCE };
     let (connections, depth) = spread(FILL_IN_FLIGHT);
     let mut loops = tokio::task::JoinSet::new();
     for connection in 0..connections as u64 {
-        let workload = Workload::new(Mix::Fill { value_bytes: OBJECT_BYTES }, objects, connection, Arc::clone(&filled));
+        let workload = Workload::new(Mix::Fill { value_bytes }, objects, connection, Arc::clone(&filled));
         loops.spawn(closed_loop(Link::connect(endpoint).await?, workload, depth, window));
     }
     let measured = joined(loops).await?;
+    anyhow::ensure!(measured.latencies.len() == objects, "only {} of {objects} objects were made in time", measured.latencies.len());
     Ok((count(measured.latencies.len()) / start.elapsed().as_secs_f64(), Usage::of(&system.pids)?))
 }
 

@@ -1,86 +1,28 @@
 //! What is measured: groups of three processes on loopback, on the same disk, with TLS and client certificates everywhere.
 
-use std::ffi::OsString;
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::process::{Child, Command};
 use trierarch_etcd_facade::tls::{ALPN_H2, Identity};
 
 use crate::clock;
 use crate::codec::{Call, Reply};
+use crate::group::{Group, Start};
 use crate::rows::Asked;
 use crate::traffic::{Endpoint, Link, Speech};
 
 /// Members of each group.
 const MEMBERS: usize = 3;
 /// How long a group may take until all its members vote.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(120);
 /// How often a member is asked whether it is ready.
 const START_PAUSE: Duration = Duration::from_millis(50);
+/// How long a member may take to say whether it is.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// More than a run writes, so that the default limit of 2 GiB does not end it.
 const ETCD_QUOTA_BYTES: &str = "17179869184";
-
-/// Three processes; they end when this is dropped.
-pub struct Group {
-    members: Vec<(Start, Child)>,
-}
-
-/// How a process is started, again and again.
-struct Start {
-    program: PathBuf,
-    arguments: Vec<OsString>,
-    log: PathBuf,
-}
-
-impl Group {
-    /// The processes' ids.
-    pub fn pids(&self) -> Vec<u32> {
-        self.members.iter().filter_map(|(_, child)| child.id()).collect()
-    }
-
-    /// Kills a member, as a crash does.
-    ///
-    /// # Errors
-    /// There is none, or it has ended by itself.
-    pub async fn kill(&mut self, member: usize) -> anyhow::Result<()> {
-        let (_, child) = self.members.get_mut(member).context("no such member")?;
-        Ok(child.kill().await?)
-    }
-
-    /// Starts a member again.
-    ///
-    /// # Errors
-    /// There is none, or it does not start.
-    pub fn start(&mut self, member: usize) -> anyhow::Result<()> {
-        let (start, child) = self.members.get_mut(member).context("no such member")?;
-        *child = start.spawn()?;
-        Ok(())
-    }
-}
-
-impl Start {
-    fn new(program: &Path, log: PathBuf) -> Self {
-        Self { program: program.to_owned(), arguments: Vec::new(), log }
-    }
-
-    fn args<A: Into<OsString>>(&mut self, arguments: impl IntoIterator<Item = A>) -> &mut Self {
-        self.arguments.extend(arguments.into_iter().map(Into::into));
-        self
-    }
-
-    fn spawn(&self) -> anyhow::Result<Child> {
-        let log = File::options().create(true).append(true).open(&self.log);
-        let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-        command.spawn().with_context(|| format!("cannot start {command:?}"))
-    }
-}
 
 /// A column of the table: a group, and the way to speak to it.
 #[derive(Clone, Debug)]
@@ -99,12 +41,10 @@ impl System {
     /// A member that leads, or one that does not.
     ///
     /// # Errors
-    /// No member leads at the moment.
+    /// No such member answers at the moment.
     pub async fn member(&self, asked: Asked) -> anyhow::Result<&Endpoint> {
         for endpoint in &self.endpoints {
-            if let Reply::Status { leads, .. } = Link::connect(endpoint).await?.ask(&Call::Status).await?
-                && leads == (asked == Asked::Leader)
-            {
+            if status(endpoint).await.is_some_and(|(leads, _)| leads == (asked == Asked::Leader)) {
                 return Ok(endpoint);
             }
         }
@@ -128,23 +68,21 @@ impl System {
         }
     }
 
-    /// Waits until one member leads and all vote.
+    /// Waits until one member leads, and all know that all vote.
     ///
     /// # Errors
     /// They do not within [`START_PATIENCE`].
     pub async fn ready(&self) -> anyhow::Result<()> {
         let start = clock::now();
         loop {
-            let mut leaders = 0;
+            let (mut leaders, mut knowing) = (0, 0);
             for endpoint in &self.endpoints {
-                if let Ok(mut link) = Link::connect(endpoint).await
-                    && let Ok(Ok(Reply::Status { leads, voters: MEMBERS })) =
-                        tokio::time::timeout(START_PAUSE * 20, link.ask(&Call::Status)).await
-                {
+                if let Some((leads, voters)) = status(endpoint).await {
                     leaders += usize::from(leads);
+                    knowing += usize::from(voters == self.endpoints.len());
                 }
             }
-            if leaders == 1 {
+            if leaders == 1 && knowing == self.endpoints.len() {
                 return Ok(());
             }
             if start.elapsed() > START_PATIENCE {
@@ -155,29 +93,108 @@ impl System {
     }
 }
 
+/// Whether a member leads, and how many vote as it knows; `None` if it does not answer.
+async fn status(endpoint: &Endpoint) -> Option<(bool, usize)> {
+    let asking = async { Link::connect(endpoint).await?.ask(&Call::Status).await };
+    match tokio::time::timeout(ANSWER_PATIENCE, asking).await {
+        Ok(Ok(Reply::Status { leads, voters })) => Some((leads, voters)),
+        _ => None,
+    }
+}
+
+/// How members of ours are started: the first three, and those that come later.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    program: PathBuf,
+    directory: PathBuf,
+    identity: Identity,
+    members: Vec<Addresses>,
+}
+
+/// Where a member of ours is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// By the other members.
+    pub peer: SocketAddr,
+    /// By clients that speak [`crate::protocol`].
+    pub native: SocketAddr,
+    /// By clients that speak etcd's API.
+    pub grpc: SocketAddr,
+}
+
+impl Plan {
+    /// Three members of `program` with their data in `directory`.
+    ///
+    /// # Errors
+    /// There are no free addresses.
+    pub fn new(program: &Path, directory: &Path, identity: &Identity) -> anyhow::Result<Self> {
+        let mut plan =
+            Self { program: program.to_owned(), directory: directory.to_owned(), identity: identity.clone(), members: Vec::new() };
+        (0..MEMBERS).try_for_each(|_| plan.add().map(drop))?;
+        Ok(plan)
+    }
+
+    /// One more member; returns its place, which is its id less one.
+    ///
+    /// # Errors
+    /// There are no free addresses.
+    pub fn add(&mut self) -> anyhow::Result<usize> {
+        let [peer, native, grpc] = free_addresses()?;
+        self.members.push(Addresses { peer, native, grpc });
+        Ok(self.members.len() - 1)
+    }
+
+    /// All members, in order.
+    pub fn members(&self) -> &[Addresses] {
+        &self.members
+    }
+
+    /// Where the data of a member is.
+    pub fn data_dir(&self, member: usize) -> PathBuf {
+        self.directory.join(format!("ours-{}", member + 1))
+    }
+
+    /// How a member is started.
+    ///
+    /// # Errors
+    /// The certificates are in no directory.
+    pub fn start(&self, member: usize, options: &[String]) -> anyhow::Result<Start> {
+        let numbered = |address: fn(&Addresses) -> SocketAddr| {
+            let numbered = (1..).zip(&self.members).map(|(number, member): (usize, _)| format!("{number}={}", address(member)));
+            numbered.collect::<Vec<_>>().join(",")
+        };
+        let certificates = self.identity.authority.parent().context("certificates are in a directory")?;
+        let mut start = Start::new(&self.program, self.directory.join(format!("ours-{}.log", member + 1)));
+        start.args(["--member", &(member + 1).to_string(), "--peers", &numbered(|member| member.peer)]);
+        start.args(["--clients", &numbered(|member| member.grpc), "--native", &numbered(|member| member.native)]);
+        start.args(["--data-dir"]).args([self.data_dir(member)]).args(["--identity"]).args([certificates]).args(options);
+        Ok(start)
+    }
+
+    /// The group by its native side.
+    ///
+    /// # Errors
+    /// A file of the identity is missing or unreadable.
+    pub fn native(&self, group: &Group) -> anyhow::Result<System> {
+        let addresses: Vec<SocketAddr> = self.members.iter().map(|member| member.native).collect();
+        system("ours", &addresses, Speech::Native, group, false, &self.identity)
+    }
+
+    fn by_etcds_api(&self, group: &Group) -> anyhow::Result<System> {
+        let addresses: Vec<SocketAddr> = self.members.iter().map(|member| member.grpc).collect();
+        system("ours by etcd's API", &addresses, Speech::Grpc, group, false, &self.identity)
+    }
+}
+
 /// Starts three members of ours, and returns them by their native side and by etcd's API.
 ///
 /// # Errors
 /// A process does not start.
 pub fn start_ours(program: &Path, directory: &Path, identity: &Identity) -> anyhow::Result<(Group, Vec<System>)> {
-    let (peers, native, grpc) = (free_addresses()?, free_addresses()?, free_addresses()?);
-    let numbered = |addresses: &[SocketAddr]| {
-        (1..).zip(addresses).map(|(number, address): (usize, _)| format!("{number}={address}")).collect::<Vec<_>>().join(",")
-    };
-    let certificates = identity.authority.parent().context("certificates are in a directory")?;
-    let mut members = Vec::new();
-    for number in 1..=MEMBERS {
-        let mut start = Start::new(program, directory.join(format!("ours-{number}.log")));
-        start.args(["--member", &number.to_string(), "--peers", &numbered(&peers), "--clients", &numbered(&grpc)]);
-        start.args(["--native", &numbered(&native), "--data-dir"]).args([directory.join(format!("ours-{number}"))]);
-        start.args(["--identity"]).args([certificates]);
-        let child = start.spawn()?;
-        members.push((start, child));
-    }
-    let group = Group { members };
-    let systems = [("ours", native, Speech::Native), ("ours by etcd's API", grpc, Speech::Grpc)];
-    let systems = systems.map(|(name, addresses, speech)| system(name, &addresses, speech, &group, false, identity));
-    let systems = systems.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let plan = Plan::new(program, directory, identity)?;
+    let mut group = Group::default();
+    (0..MEMBERS).try_for_each(|member| group.add(plan.start(member, &[])?))?;
+    let systems = vec![plan.native(&group)?, plan.by_etcds_api(&group)?];
     Ok((group, systems))
 }
 
@@ -186,9 +203,9 @@ pub fn start_ours(program: &Path, directory: &Path, identity: &Identity) -> anyh
 /// # Errors
 /// A process does not start.
 pub fn start_etcd(program: &Path, directory: &Path, identity: &Identity) -> anyhow::Result<(Group, System)> {
-    let (peers, clients) = (free_addresses()?, free_addresses()?);
+    let (peers, clients) = (free_addresses::<MEMBERS>()?, free_addresses::<MEMBERS>()?);
     let cluster = (1..).zip(&peers).map(|(number, address): (usize, _)| format!("m{number}=https://{address}")).collect::<Vec<_>>();
-    let mut members = Vec::new();
+    let mut group = Group::default();
     for (number, (peer, client)) in (1..).zip(peers.iter().zip(&clients)) {
         let number: usize = number;
         let (peer, client) = (format!("https://{peer}"), format!("https://{client}"));
@@ -209,10 +226,8 @@ pub fn start_etcd(program: &Path, directory: &Path, identity: &Identity) -> anyh
                 start.args([format!("--{side}{option}")]).args([file]);
             }
         }
-        let child = start.spawn()?;
-        members.push((start, child));
+        group.add(start)?;
     }
-    let group = Group { members };
     let system = system("etcd", &clients, Speech::Grpc, &group, true, identity)?;
     Ok((group, system))
 }
@@ -232,7 +247,8 @@ fn system(
 }
 
 /// Addresses on loopback that nobody uses now.
-fn free_addresses() -> anyhow::Result<Vec<SocketAddr>> {
-    let listeners = (0..MEMBERS).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    Ok(listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?)
+fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let listeners = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+    addresses.try_into().map_err(|_few| anyhow::anyhow!("there are no free addresses"))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
@@ -115,6 +115,8 @@ impl Link {
 pub enum Mix {
     /// New keys, one after the other, as many as there are objects.
     Fill { value_bytes: usize },
+    /// New keys, one after the other, for as long as it lasts.
+    Add { value_bytes: usize },
     /// Replaces one of [`PUT_KEYS`] keys.
     Put { value_bytes: usize },
     /// One of the objects.
@@ -129,6 +131,8 @@ pub enum Mix {
 
 /// Below this prefix are the objects that [`Mix::Fill`] makes.
 pub const OBJECTS: &str = "bench/objects/";
+/// Below this prefix are the objects that [`Mix::Add`] makes.
+pub const ADDED: &str = "bench/added/";
 /// How many different keys puts replace: few enough that large values fit into memory.
 pub const PUT_KEYS: u64 = 4096;
 const MIXED_VALUE_BYTES: usize = 1024;
@@ -189,6 +193,8 @@ pub struct Workload {
     values: Vec<Bytes>,
     /// How many objects were made, by all connections.
     filled: Arc<AtomicU64>,
+    /// Set when it shall end.
+    halted: Arc<AtomicBool>,
     /// Which revision each swapped key had when it was last seen.
     known: HashMap<u64, u64>,
 }
@@ -206,23 +212,36 @@ impl Workload {
     pub fn new(mix: Mix, objects: u64, seed: u64, filled: Arc<AtomicU64>) -> Self {
         let mut random = Random(seed);
         let value_bytes = match mix {
-            Mix::Fill { value_bytes } | Mix::Put { value_bytes } => value_bytes,
+            Mix::Fill { value_bytes } | Mix::Add { value_bytes } | Mix::Put { value_bytes } => value_bytes,
             Mix::Swap { .. } => SWAP_VALUE_BYTES,
             Mix::Mixed { .. } => MIXED_VALUE_BYTES,
             Mix::Get { .. } | Mix::Range { .. } => 0,
         };
         let values = (0..VALUES).map(|_| random.bytes(value_bytes)).collect();
-        Self { mix, objects, random, values, filled, known: HashMap::new() }
+        Self { mix, objects, random, values, filled, halted: Arc::default(), known: HashMap::new() }
+    }
+
+    /// Asks nothing more as soon as `halted` is set.
+    #[must_use]
+    pub fn until(self, halted: Arc<AtomicBool>) -> Self {
+        Self { halted, ..self }
     }
 
     /// `None` when everything was asked.
     fn next(&mut self, now: Instant) -> Option<(Call, Asked)> {
+        if self.halted.load(Ordering::Relaxed) {
+            return None;
+        }
         let object = |number: u64| Bytes::from(format!("{OBJECTS}{number:08}"));
         let mut swapped = None;
         let call = match self.mix {
             Mix::Fill { .. } => {
                 let number = self.filled.fetch_add(1, Ordering::Relaxed);
                 (number < self.objects).then(|| Call::Put { key: object(number), value: self.value() })?
+            }
+            Mix::Add { .. } => {
+                let number = self.filled.fetch_add(1, Ordering::Relaxed);
+                Call::Put { key: Bytes::from(format!("{ADDED}{number:08}")), value: self.value() }
             }
             Mix::Put { .. } => self.put(),
             Mix::Get { linearizable } => Call::Get { key: object(self.random.below(self.objects)), linearizable },
@@ -346,6 +365,20 @@ mod tests {
         })
         .collect();
         assert_eq!(keys, ["bench/objects/00000000", "bench/objects/00000001", "bench/objects/00000002"]);
+    }
+
+    #[test]
+    fn what_is_told_to_end_asks_nothing_more() {
+        let halted = Arc::new(AtomicBool::new(false));
+        let mut adding = workload(Mix::Add { value_bytes: 5 }).until(Arc::clone(&halted));
+        let now = clock::now();
+        let mut key = || match adding.next(now)?.0 {
+            Call::Put { key, .. } => Some(key),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([key(), key()], [Some("bench/added/00000000".into()), Some("bench/added/00000001".into())]);
+        halted.store(true, Ordering::Relaxed);
+        assert_eq!(key(), None);
     }
 
     #[test]

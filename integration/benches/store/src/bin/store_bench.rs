@@ -94,7 +94,7 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
         if systems.iter().take(place).any(|earlier| earlier.pids == system.pids) {
             continue;
         }
-        let (per_second, used) = patiently(system.name, async || rounds::fill(system, args.objects).await).await?;
+        let (per_second, used) = patiently(system.name, async || rounds::fill(system, args.objects, rounds::OBJECT_BYTES).await).await?;
         progress(&format!("{}: {} objects, {per_second:.0} a second", system.name, args.objects));
         filled.push(Filled { system: system.name, per_second, used });
     }

@@ -54,6 +54,8 @@ fn reply(response: Response) -> Reply {
             Reply::Status { leads: member == leader, voters: usize::try_from(voters).unwrap_or(usize::MAX) }
         }
         Response::Failed(reason) => Reply::Failed(reason),
+        // to what is asked by `crate::ask` only
+        Response::Account(_) | Response::Digest(_) => Reply::Failed("an answer to another question".into()),
     }
 }
 
