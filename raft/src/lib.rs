@@ -49,6 +49,7 @@ mod state_db;
 mod state_machine;
 mod status;
 mod succession;
+mod ticking;
 
 pub use command::{Cause, Durability, Guard, Key, NodeId, Op, Refusal, Revision, Term, Txn, TxnId};
 pub use format::Formats;

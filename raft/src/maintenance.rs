@@ -16,8 +16,10 @@ use crate::seat::Seat;
 use crate::state_db::Slice;
 use crate::store::Leadership;
 
-/// A snapshot is taken when the log has grown by so many bytes, however few entries they are.
-const LOG_BYTES_MAX: u64 = 64 << 20;
+/// This share of the log's size, in newest entries, is kept for members that lag.
+const KEPT_SHARE: u64 = 4;
+/// So often it is looked at while one share comes in.
+const LOOKS_PER_SHARE: u64 = 4;
 /// How much of the retention passes between two looks at the history, but no more than [`LOOK_PAUSE_MAX`].
 const LOOKS_PER_RETENTION: u32 = 20;
 /// So long it may grow beyond its limit.
@@ -70,10 +72,16 @@ fn leads(metrics: &Metrics) -> Leadership {
     Leadership { term: metrics.current_term, leader: metrics.current_leader, established: leads && applied_term == metrics.current_term }
 }
 
-/// Takes a snapshot whenever the log has grown by [`LOG_BYTES_MAX`], until the store closes.
+/// Takes a snapshot whenever the log has grown by [`StoreConfig::log_bytes_max`], and purges what is in a snapshot but for a share that members that
+/// lag may need, until the store closes. However many entries that are: raft itself counts only them.
+///
+/// [`StoreConfig::log_bytes_max`]: crate::StoreConfig::log_bytes_max
 pub(crate) async fn bound_log(core: Arc<Core>) {
     let mut applied = core.shared.applied();
-    let mut next = core.appended_bytes.load(Ordering::Relaxed) + LOG_BYTES_MAX;
+    let bytes_max = core.config.log_bytes_max;
+    let kept_bytes = bytes_max / KEPT_SHARE;
+    let appended = core.appended_bytes.load(Ordering::Relaxed);
+    let (mut next_snapshot, mut next_purge) = (appended + bytes_max, appended);
     loop {
         tokio::select! {
             changed = applied.changed() => if changed.is_err() {
@@ -82,10 +90,16 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
             () = core.closing.cancelled() => return,
         }
         let appended = core.appended_bytes.load(Ordering::Relaxed);
-        if appended >= next {
-            next = appended + LOG_BYTES_MAX;
-            // between two cores of raft there is nobody to ask
+        // between two cores of raft there is nobody to ask
+        if appended >= next_snapshot {
+            next_snapshot = appended + bytes_max;
             drop(core.raft().trigger().snapshot().await);
+        }
+        if appended >= next_purge {
+            next_purge = appended + kept_bytes / LOOKS_PER_SHARE;
+            if let Some(upto) = core.log.before_newest(kept_bytes) {
+                drop(core.raft().trigger().purge_log(upto).await);
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::seat::{Seat, raft_config};
 use crate::state_db::StateDb;
 use crate::state_machine::StateMachine;
 use crate::store::{Leadership, OpenError, StoreConfig};
+use crate::ticking;
 
 /// What an opened member consists of.
 pub(crate) struct Opened {
@@ -147,6 +148,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     tokio::spawn(maintenance::follow_raft(seat, leadership, no_quorum.clone(), on_failure));
     tokio::spawn(server::serve(listener, Arc::clone(&core), data_dir.join("snapshots")));
     tokio::spawn(departed::watch_leader(Arc::clone(&core)));
+    tokio::spawn(ticking::keep_time(Arc::clone(&core)));
     tokio::spawn(recollect::recollect(Arc::clone(&core)));
     tokio::spawn(Arc::clone(&core).promote_learners());
     tokio::spawn(Arc::clone(&core).keep_own_addresses());

@@ -37,6 +37,8 @@ pub(crate) struct Seat {
     state_machine: Mutex<oneshot::Receiver<StateMachine>>,
     core_applied: watch::Sender<Option<u64>>,
     timers: Mutex<(Timers, Option<Instant>)>,
+    /// Raft has to look at its timers; [`crate::ticking`] says when.
+    ticks: AtomicBool,
     /// Held by whoever exchanges the core, or closes the member.
     pub(crate) turn: tokio::sync::Mutex<u64>,
 }
@@ -55,6 +57,7 @@ impl Seat {
             state_machine: Mutex::new(state_machine),
             core_applied,
             timers: Mutex::new((timers, None)),
+            ticks: AtomicBool::new(true),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -86,6 +89,12 @@ impl Seat {
     /// Says what the core knows to be applied.
     pub(crate) fn note_applied(&self, index: u64) {
         self.core_applied.send_replace(Some(index));
+    }
+
+    /// Whether raft's clock ticks.
+    #[cfg(test)]
+    pub(crate) fn ticks(&self) -> bool {
+        self.ticks.load(Ordering::Relaxed)
     }
 
     fn is_vacant(&self) -> bool {
@@ -212,7 +221,15 @@ impl Core {
     pub(crate) fn tick_unless_paused(&self) {
         // two that come at once must not undo each other
         let _timers = self.seat.timers.lock();
-        self.raft().runtime_config().tick(!self.faults().is_paused());
+        let ticks = self.seat.ticks.load(Ordering::Relaxed) && !self.faults().is_paused();
+        self.raft().runtime_config().tick(ticks);
+    }
+
+    /// Lets raft's clock tick, or rest.
+    pub(crate) fn let_tick(&self, ticks: bool) {
+        if self.seat.ticks.swap(ticks, Ordering::Relaxed) != ticks {
+            self.tick_unless_paused();
+        }
     }
 }
 

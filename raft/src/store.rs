@@ -58,6 +58,8 @@ pub struct StoreConfig {
     pub history_bytes_max: u64,
     /// A snapshot is taken after so many entries, and the log before it purged.
     pub snapshot_after_entries: u64,
+    /// A snapshot is also taken when the log has grown by so many bytes. A quarter of that is kept for members that lag.
+    pub log_bytes_max: u64,
     /// This member has taken part before: a directory without its log is refused, as it would forget what it promised.
     pub joined: bool,
     /// What this program reads and writes; tests play other programs.
@@ -87,6 +89,7 @@ impl StoreConfig {
             history_retention: Duration::from_secs(3600),
             history_bytes_max: 256 << 20,
             snapshot_after_entries: 10_000,
+            log_bytes_max: 64 << 20,
             joined: false,
             formats: Formats::OURS,
             boot_id: boot_id(),

@@ -92,6 +92,20 @@ impl Contents {
         }
     }
 
+    /// The last entry before the newest ones that have `bytes` together; none if all have no more.
+    pub(super) fn before_newest(&self, bytes: u64) -> Option<u64> {
+        let mut left = bytes;
+        let mut newest_first = self.places.iter().enumerate().rev();
+        let (position, _) = newest_first.find(|(_, place)| match left.checked_sub(u64::from(place.bytes)) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        })?;
+        Some(self.first + position as u64)
+    }
+
     /// The entries of `start..end` that are here.
     pub(super) fn places(&self, start: u64, end: u64) -> impl Iterator<Item = EntryPlace> + '_ {
         let position = |index: u64| usize::try_from(index.saturating_sub(self.first)).unwrap_or(usize::MAX).min(self.places.len());
@@ -147,6 +161,15 @@ mod tests {
         let none = contents(&[entry(0), entry(1), Frame::Truncated { last: None }]).unwrap();
         assert_eq!((offsets(&none, 0, 99), none.last), (vec![], None));
         assert_eq!(contents(&[entry(0), Frame::Purged(id(0)), Frame::Forgotten]).unwrap(), Contents::default());
+    }
+
+    #[test]
+    fn the_newest_are_counted_by_their_bytes() {
+        // of 8 bytes each
+        let contents = contents(&[entry(5), entry(6), entry(7), entry(8)]).unwrap();
+        let before = [0, 7, 8, 20, 31, 32, 100].map(|bytes| contents.before_newest(bytes));
+        assert_eq!(before, [Some(8), Some(8), Some(7), Some(6), Some(5), None, None]);
+        assert_eq!(Contents::default().before_newest(0), None);
     }
 
     #[test]

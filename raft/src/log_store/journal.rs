@@ -101,6 +101,11 @@ impl Journal {
         [last, purged, committed]
     }
 
+    /// The last entry before the newest ones that have `bytes` together; none if all have no more.
+    pub(super) fn before_newest(&self, bytes: u64) -> Option<u64> {
+        self.state.lock().contents.before_newest(bytes)
+    }
+
     /// Takes a frame; returns how many bytes it has.
     ///
     /// # Errors

@@ -119,6 +119,11 @@ impl LogHandle {
         entries.first().map(|entry| **entry.log_id.committed_leader_id())
     }
 
+    /// The last entry before the newest ones that have `bytes` together, if there is one.
+    pub(crate) fn before_newest(&self, bytes: u64) -> Option<u64> {
+        self.inner.upgrade()?.journal().before_newest(bytes)
+    }
+
     /// The member knows again what the group has committed.
     ///
     /// # Errors

@@ -282,6 +282,16 @@ fn append(request: &AppendEntriesRequest<TypeConfig>) -> Append {
     }
 }
 
+/// What became of an append.
+fn appended(response: Response) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+    match response {
+        Response::Appended(matched) => Ok(Ok(matched.map(Into::into))),
+        Response::AppendConflict(at) => Ok(Err(StreamAppendError::Conflict(at.into()))),
+        Response::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote.into()))),
+        other => Err(unexpected(&other)),
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for PeerClient {
     type SnapshotData = SnapshotFiles;
 
@@ -309,6 +319,20 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         S: futures::Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            if self.purpose == Purpose::Heartbeat {
+                // one request now and then: a pipeline would be begun and ended for each
+                let patience = option.soft_ttl();
+                let answers = futures::stream::unfold((self, input), move |(client, mut input)| async move {
+                    let request = Request::AppendOne(append(&input.next().await?));
+                    let answer = client.ask(&request, RPCTypes::AppendEntries, patience).await.and_then(appended);
+                    Some((answer, (client, input)))
+                });
+                return Ok(Box::pin(answers) as BoxStream<'s, _>);
+            }
+            // raft's pause after a failure comes before the next request: whoever connects without one tries again and again without a pause
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>) };
+            let input = futures::stream::once(std::future::ready(first)).chain(input);
             let link = self.link(option.soft_ttl()).await?;
             let session = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
             let patience = option.soft_ttl().max(APPEND_PATIENCE);
@@ -319,10 +343,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                     let link = Arc::clone(&link);
                     async move {
                         match tokio::time::timeout(patience, answer).await {
-                            Ok(Ok(Response::Appended(matched))) => Ok(Ok(matched.map(Into::into))),
-                            Ok(Ok(Response::AppendConflict(at))) => Ok(Err(StreamAppendError::Conflict(at.into()))),
-                            Ok(Ok(Response::HigherVote(vote))) => Ok(Err(StreamAppendError::HigherVote(vote.into()))),
-                            Ok(Ok(other)) => Err(unexpected(&other)),
+                            Ok(Ok(response)) => appended(response),
                             Ok(Err(_closed)) => Err(RpcError::Network(NetworkError::from_string("the connection ended"))),
                             Err(_elapsed) => {
                                 link.close();

@@ -17,17 +17,17 @@ use crate::view::Record;
 
 /// The history is read in no more parts than this.
 const PARTS_MAX: usize = 4;
-/// A part has at least so many bytes.
-const PART_BYTES_MIN: u64 = 8 << 20;
+/// A part has about so many rows at least.
+const PART_ROWS_MIN: u64 = 10_000;
 
 /// What the newest change of each key has left; nothing if it was a delete.
 type Newest = HashMap<Key, Option<Arc<Record>>>;
 
-/// A file of the database: the first revision in it, and how long it is.
+/// A file of the database: the first revision in it, and how many rows it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Stretch {
     first: Revision,
-    bytes: u64,
+    rows: u64,
 }
 
 impl StateDb {
@@ -96,7 +96,7 @@ impl StateDb {
         let history = files.into_iter().filter(|file| file.column_family_name == StateColumn::History.name());
         let stretch = |file: rocksdb::LiveFile| {
             let first = u64::from_be_bytes(*file.start_key.as_deref()?.first_chunk::<8>()?);
-            Some(Stretch { first, bytes: file.size as u64 })
+            Some(Stretch { first, rows: file.num_entries })
         };
         Ok(history.filter_map(stretch).collect())
     }
@@ -106,8 +106,8 @@ impl StateDb {
 fn cuts(stretches: &[Stretch], parts_max: usize) -> Vec<Revision> {
     let mut stretches = stretches.to_vec();
     stretches.sort_unstable();
-    let total: u64 = stretches.iter().map(|stretch| stretch.bytes).sum();
-    let parts = u64::try_from(parts_max).unwrap_or(u64::MAX).min(total / PART_BYTES_MIN).max(1);
+    let total: u64 = stretches.iter().map(|stretch| stretch.rows).sum();
+    let parts = u64::try_from(parts_max).unwrap_or(u64::MAX).min(total / PART_ROWS_MIN).max(1);
     let (mut cuts, mut before) = (Vec::new(), 0);
     let mut newest = stretches.first().map_or(0, |stretch| stretch.first);
     for stretch in stretches {
@@ -116,7 +116,7 @@ fn cuts(stretches: &[Stretch], parts_max: usize) -> Vec<Revision> {
             newest = stretch.first;
             cuts.push(newest);
         }
-        before += stretch.bytes;
+        before += stretch.rows;
     }
     cuts
 }
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn check(stretches: &[(Revision, u64)], parts_max: usize, expected: &[Revision]) {
-        let stretches: Vec<Stretch> = stretches.iter().map(|(first, mib)| Stretch { first: *first, bytes: mib << 20 }).collect();
+        let stretches: Vec<Stretch> = stretches.iter().map(|(first, rows)| Stretch { first: *first, rows: rows * 1000 }).collect();
         assert_eq!(cuts(&stretches, parts_max), expected, "{stretches:?} in {parts_max}");
     }
 

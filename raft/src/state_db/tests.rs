@@ -88,3 +88,34 @@ fn a_state_of_format_1_is_taken_over() {
     let db = DB::open_cf(&database_options(), &generation, StateColumn::ALL.map(StateColumn::name)).unwrap();
     assert_eq!(db.get_cf(db.cf_handle("meta").unwrap(), keys::STATE_META).unwrap().unwrap()[0], 2);
 }
+
+#[test]
+fn what_is_forgotten_at_once_is_bounded_by_rows_and_bytes() {
+    let dir = TempDir::new().unwrap();
+    let db = StateDb::open_current(dir.path(), None).unwrap();
+    let mut batch = WriteBatch::default();
+    let row_bytes = |value_bytes: usize| {
+        let value = vec![0; value_bytes].into();
+        let version = HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value };
+        HistoryRow { version: Some(version), previous: None, cause: crate::command::Cause::default(), time_unix_ms: 7 }
+    };
+    // one transaction of three keys, then single ones
+    for (revision, key) in [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (3, "a"), (4, "a")] {
+        let change = crate::records::HistoryChange { key: key.into(), revision, row: row_bytes(1000) };
+        db.stage(&mut batch, Write::PutHistory(change));
+    }
+    db.write(&batch, &StateMeta { revision: 4, ..StateMeta::default() }).unwrap();
+    let check = |before_unix_ms, excess_bytes, rows_max, bytes_max, expected| {
+        let slice = Slice { rows_max, bytes_max };
+        assert_eq!(db.last_to_forget(0, before_unix_ms, excess_bytes, slice).unwrap(), expected, "{slice:?}");
+    };
+    let many = (1000, 1 << 20);
+    check(8, 0, many.0, many.1, (4, false));
+    check(7, 0, many.0, many.1, (0, false));
+    check(7, 3500, many.0, many.1, (2, false));
+    // a transaction goes as a whole
+    check(8, 0, 1, many.1, (1, true));
+    check(8, 0, 4, many.1, (2, true));
+    check(8, 0, many.0, 1, (1, true));
+    check(8, 0, many.0, 4000, (2, true));
+}

@@ -16,6 +16,7 @@ mod disaster;
 mod experiments;
 mod formats;
 mod membership;
+mod upkeep;
 
 /// Generous: what is awaited happens in milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,47 @@
+//! What members do by themselves: the log stays small, and a clock that is not needed rests.
+
+use super::*;
+
+/// Bytes of a value that is large beside all that is written with it.
+const LARGE_BYTES: usize = 16 << 10;
+
+#[tokio::test]
+async fn what_is_kept_of_the_log_is_bounded_by_its_bytes() {
+    // by entries all of it would be kept
+    let cluster = Cluster::start_with(1, |config| config.log_bytes_max = 1 << 20).await;
+    let store = cluster.store(1);
+    let value = "v".repeat(LARGE_BYTES);
+    for number in 0..400 {
+        store.txn(put(&format!("n/{:02}", number % 4), &value), PATIENCE).await.unwrap();
+    }
+    let kept_bytes = || {
+        let status = store.status();
+        (status.last_log - status.purged) * LARGE_BYTES as u64
+    };
+    // what the last snapshot does not hold, and the share for members that lag
+    until("the log is purged", || (kept_bytes() < 2 << 20).then_some(())).await;
+    assert!(kept_bytes() > 128 << 10, "nothing is left for members that lag");
+    cluster.close_all().await;
+}
+
+#[tokio::test]
+async fn clocks_rest_while_the_leader_is_heard_and_tick_when_it_is_not() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let ticking = |cluster: &Cluster| cluster.stores.values().filter(|store| store.core().seat.ticks()).count();
+    until("all clocks rest", || (ticking(&cluster) == 0).then_some(())).await;
+    let term = cluster.store(leader).status().term;
+    // longer than any time-out: that nothing happens cannot be waited for
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(cluster.store(leader).status().term, term);
+    // who hears nobody, and has nobody to ask, looks at its timers
+    for id in [1, 2, 3].into_iter().filter(|id| *id != leader).take(2) {
+        cluster.close(id).await;
+    }
+    let (id, _) = cluster.stores.iter().next().map(|(id, store)| (*id, store.clone())).unwrap();
+    assert_eq!(id, leader);
+    cluster.close(leader).await;
+    cluster.open(leader).await;
+    until("the clock ticks", || cluster.store(leader).core().seat.ticks().then_some(())).await;
+    cluster.close_all().await;
+}
