@@ -97,8 +97,14 @@ impl History {
 
     /// The longest time between two acknowledged writes of one client that overlaps `[from, to]`.
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
-        let gaps = self.acknowledged.iter().flat_map(|times| times.windows(2));
-        gaps.filter(|pair| pair[1] >= from && pair[0] <= to).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        self.gaps(from, to).into_iter().max().unwrap_or_default()
+    }
+
+    /// The same for each client.
+    pub fn gaps(&self, from: Instant, to: Instant) -> Vec<Duration> {
+        let overlaps = |pair: &&[Instant]| pair[1] >= from && pair[0] <= to;
+        let longest = |times: &Vec<Instant>| times.windows(2).filter(overlaps).map(|pair| pair[1] - pair[0]).max();
+        self.acknowledged.iter().map(|times| longest(times).unwrap_or_default()).collect()
     }
 
     /// What should not have happened.
@@ -170,6 +176,7 @@ mod tests {
         }
         assert_eq!(history.longest_gap(at(0), at(90)), Duration::from_millis(490));
         assert_eq!(history.longest_gap(at(310), at(1000)), Duration::from_millis(600));
+        assert_eq!(history.gaps(at(0), at(90)), [Duration::from_millis(490), Duration::ZERO]);
         assert_eq!((history.fewest_since(at(200)), history.most_since(at(200))), (1, 2));
         let sorted: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
         assert_eq!([50, 99, 100].map(|percent| percentile(&sorted, percent).as_millis()), [100, 198, 200]);

@@ -301,6 +301,11 @@ impl Load {
         lock(&self.notes).history.longest_gap(from, to)
     }
 
+    /// The same for each client.
+    pub fn gaps(&self, from: Instant, to: Instant) -> Vec<Duration> {
+        lock(&self.notes).history.gaps(from, to)
+    }
+
     /// Stops the clients and compares what is stored with what they were told.
     ///
     /// # Errors

@@ -82,8 +82,8 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// One round; how long the client that waited longest had no acknowledged write.
-fn strike(cluster: &Cluster, load: &Load, fault: Fault) -> Result<Duration> {
+/// One round; how long each client had no acknowledged write, the one that waited longest last.
+fn strike(cluster: &Cluster, load: &Load, fault: Fault) -> Result<Vec<Duration>> {
     let leader = cluster.settled(PATIENCE)?;
     let pid = Pid::from_raw(cluster.pid(&leader)?);
     let struck = now();
@@ -103,7 +103,9 @@ fn strike(cluster: &Cluster, load: &Load, fault: Fault) -> Result<Duration> {
         until("every client writes after it", PATIENCE, || load.everybody_wrote(SETTLED, struck + PAUSE))?;
     }
     settled?;
-    Ok(load.longest_gap(struck, now()))
+    let mut gaps = load.gaps(struck, now());
+    gaps.sort_unstable();
+    Ok(gaps)
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -121,10 +123,22 @@ fn run(options: &Options) -> Result<()> {
     let began = now();
     until("every client writes", PATIENCE, || load.everybody_wrote(SETTLED, began))?;
     let mut gaps: Vec<(Fault, Duration)> = Vec::new();
+    let mut everybodys: Vec<Duration> = Vec::new();
     for (round, fault) in options.rounds.iter().enumerate() {
-        let gap = strike(&cluster, &load, *fault).with_context(|| format!("round {} ({fault:?})", round + 1))?;
-        println!("     round {} of {}: {fault:?}, longest gap {} ms", round + 1, options.rounds.len(), gap.as_millis());
-        gaps.push((*fault, gap));
+        let waited = strike(&cluster, &load, *fault).with_context(|| format!("round {} ({fault:?})", round + 1))?;
+        let longest = waited.last().copied().unwrap_or_default();
+        let each: Vec<String> = waited.iter().map(|gap| gap.as_millis().to_string()).collect();
+        println!(
+            "     round {} of {}: {fault:?}, longest gap {} ms; of each client: {}",
+            round + 1,
+            options.rounds.len(),
+            longest.as_millis(),
+            each.join(" ")
+        );
+        gaps.push((*fault, longest));
+        if *fault == Fault::Killed {
+            everybodys.extend(waited);
+        }
     }
     let findings = load.finish()?;
     for fault in [Fault::HandedOver, Fault::Killed, Fault::Paused] {
@@ -139,6 +153,9 @@ fn run(options: &Options) -> Result<()> {
             );
         }
     }
+    everybodys.sort_unstable();
+    let [p50, p99] = [50, 99].map(|percent| percentile(&everybodys, percent).as_millis());
+    println!("     Killed, gaps of all {} clients: p50 {p50}, p99 {p99}", options.clients);
     println!("     {}", findings.judge()?);
     for watch in &watches {
         until("every write in every watch", PATIENCE, || {

@@ -41,7 +41,7 @@ const TURN: Duration = Duration::from_millis(100);
 /// Watches the leader's connections to this member until the store closes.
 pub(crate) async fn watch_leader(core: Arc<Core>) {
     let mut connected = core.callers.follow();
-    let mut before = connected.peers();
+    let mut seen = connected.farewells();
     loop {
         tokio::select! {
             goes_on = connected.changed() => if !goes_on {
@@ -49,9 +49,10 @@ pub(crate) async fn watch_leader(core: Arc<Core>) {
             },
             () = core.closing.cancelled() => return,
         }
-        let now = connected.peers();
-        let left = core.follows().filter(|reign| before.contains(&reign.leader) && !now.contains(&reign.leader));
-        before = now;
+        let farewells = connected.farewells();
+        let has_left = |reign: &Reign| farewells.get(&reign.leader) > seen.get(&reign.leader) && !connected.holds(reign.leader);
+        let left = core.follows().filter(has_left);
+        seen = farewells;
         if let Some(reign) = left {
             tokio::select! {
                 () = core.succeed(reign) => {}

@@ -3,20 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::errors::RPCError;
+use openraft::network::{RPCOption, RaftNetworkFactory as _, RaftNetworkV2 as _};
+use openraft::raft::AppendEntriesRequest;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::acquaintances::Introduction;
+use super::client::ClientFactory;
 use super::frame;
 use super::link::Link;
 use super::messages::{Hello, HelloReply, Purpose, Request, Response};
 use crate::environment::Environment;
 use crate::format::Formats;
+use crate::raft_types::{MemberInfo, Vote};
 use crate::store::{Member, MemberRole, PeerTls, Store, StoreConfig};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,6 +93,23 @@ async fn a_question_that_cannot_be_read_ends_its_own_connection_only() {
     let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
     assert!(ended.is_err() || answer.is_empty(), "{answer:?}");
     assert!(matches!(shared.start(&Request::ReadIndex).await.unwrap(), Response::ReadIndex(_)));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn nobody_connects_before_there_is_something_to_send() {
+    let dir = TempDir::new().unwrap();
+    let store = store(&dir, 1, None).await;
+    // nobody listens there any more
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let node = MemberInfo { peer_address: address, ..MemberInfo::default() };
+    let mut client = ClientFactory { peers: Arc::clone(&store.core().peers) }.new_client(2, &node).await;
+    let option = || RPCOption::new(PATIENCE);
+    let idle = client.stream_append(futures::stream::pending(), option());
+    assert!(tokio::time::timeout(Duration::from_millis(300), idle).await.is_err(), "raft pauses before it sends, so it must be asked first");
+    let request = AppendEntriesRequest { vote: Vote::new_committed(1, 1), prev_log_id: None, entries: Vec::new(), leader_commit: None };
+    let failed = client.stream_append(futures::stream::iter([request]), option()).await;
+    assert!(matches!(failed, Err(RPCError::Unreachable(_))));
     store.close().await;
 }
 
