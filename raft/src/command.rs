@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::shared;
+
 /// A position in the history of the whole store; every committed transaction gets the next one. Starts at 1; 0 means "none".
 pub type Revision = u64;
 /// A raft term.
@@ -68,6 +70,7 @@ pub enum Op {
         /// Which key.
         key: Key,
         /// Opaque value, stored as it is.
+        #[serde(deserialize_with = "shared::large_value")]
         value: Bytes,
         /// Opaque to the store: where the writer's reader splices the revision into `value`.
         split: u32,

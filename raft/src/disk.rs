@@ -1,9 +1,13 @@
 //! A disk that is nearly full: this member takes no writes, says why, and lets another one lead.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use tokio::task::JoinHandle;
 
 use crate::core::Core;
@@ -71,10 +75,23 @@ pub(crate) fn look_at_disk(core: &Core) -> Option<String> {
 }
 
 /// Why nothing may be written, if so.
-fn disk_full(free_bytes: u64, path: &std::path::Path) -> Option<String> {
+fn disk_full(free_bytes: u64, path: &Path) -> Option<String> {
     (free_bytes < FREE_BYTES_MIN).then(|| {
         format!("the disk of {} has {} MiB left, {} are needed; make room", path.display(), free_bytes >> 20, FREE_BYTES_MIN >> 20)
     })
+}
+
+/// Whether files in `directory` take writes that go past the system's cache. `Spec:` `O_DIRECT`, open(2).
+pub(crate) fn takes_direct_writes(directory: &Path) -> bool {
+    let path = directory.join(".direct");
+    let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+    // where it is not known, opening fails
+    let made = File::options().write(true).create(true).truncate(true).custom_flags(flags).open(&path);
+    if made.is_ok() {
+        // one that cannot be removed is made anew by the next start
+        drop(std::fs::remove_file(&path));
+    }
+    made.is_ok()
 }
 
 /// What is told of a write that failed, with what to do if the disk is full to the last block.
@@ -111,6 +128,15 @@ mod tests {
         assert_eq!(disk_full(FREE_BYTES_MIN, path), None);
         let reason = disk_full(FREE_BYTES_MIN - 1, path).unwrap();
         assert_eq!(reason, "the disk of /data has 47 MiB left, 48 are needed; make room");
+    }
+
+    #[test]
+    fn direct_writes_are_tried_and_leave_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let known = takes_direct_writes(directory.path());
+        assert_eq!(takes_direct_writes(directory.path()), known);
+        assert!(!takes_direct_writes(&directory.path().join("absent")));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

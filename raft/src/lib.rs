@@ -44,6 +44,7 @@ mod read_index;
 mod recollect;
 mod records;
 mod seat;
+mod shared;
 mod snapshot;
 mod state_db;
 mod state_machine;

@@ -13,6 +13,7 @@ use crate::command::{Cause, Key, NodeId, Outcome, Revision, Term, TxnId};
 use crate::doubt::Doubt;
 use crate::format::Formats;
 use crate::raft_types;
+use crate::shared;
 
 /// The first byte of every record.
 const VERSION: u8 = Formats::OURS.written;
@@ -33,6 +34,8 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 
 /// As [`encode`], at the end of `bytes`.
 pub(crate) fn encode_into<T: Serialize>(bytes: &mut Vec<u8>, record: &T) {
+    // growing while a large value is written would move what is there
+    bytes.reserve(usize::try_from(size_bytes(record)).unwrap_or(0));
     bytes.push(VERSION);
     bincode::DefaultOptions::new().serialize_into(bytes, record).expect("plain structs always serialize into memory");
 }
@@ -55,6 +58,14 @@ pub(crate) fn size_bytes<T: Serialize>(record: &T) -> u64 {
 /// `Unsupported` for an unknown version, `InvalidData` for damaged or trailing bytes.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
     bincode::DefaultOptions::new().with_limit(RECORD_BYTES_MAX).deserialize(body(bytes)?).map_err(|error| damaged(&error))
+}
+
+/// As [`decode`], but a large value that is most of `bytes` is not copied out of them (see [`shared::large_value`]).
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_shared<T: DeserializeOwned>(bytes: &Bytes) -> io::Result<T> {
+    shared::out_of(bytes, || decode(bytes))
 }
 
 /// The greeting in bytes made by [`encode`], by any program: of a newer one, what is known here is taken and the rest left.
@@ -160,7 +171,7 @@ pub(crate) enum PayloadRecord {
     /// A new leader's first entry.
     Blank,
     /// An encoded `Command`.
-    Command(Bytes),
+    Command(#[serde(deserialize_with = "shared::large_value")] Bytes),
     /// A change of members.
     Membership(MembershipRecord),
 }

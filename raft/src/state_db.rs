@@ -14,6 +14,7 @@ use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 use crate::apply::Write;
 use crate::columns::StateColumn;
 use crate::command::{Key, NodeId, Revision};
+use crate::disk;
 use crate::drop_signal::DropSignal;
 use crate::environment::Environment;
 use crate::gaps::Gaps;
@@ -33,6 +34,12 @@ pub(crate) use history::Slice;
 
 /// Names the directory in use.
 const CURRENT: &str = "current";
+/// Rows from this size on are kept apart from the keys.
+const LARGE_VALUE_BYTES: u64 = 4096;
+/// The share of the oldest files of large values whose living ones are moved on when a compaction meets them.
+const BLOBS_COLLECTED: f64 = 0.5;
+/// Once so much of those files is garbage, a compaction is made for them.
+const GARBAGE_MAX: f64 = 0.5;
 
 /// One generation of the applied state.
 pub(crate) struct StateDb {
@@ -93,7 +100,11 @@ impl StateDb {
             rocksdb::ColumnFamilyDescriptor::new(name, options)
         });
         let failed = |reason: String| OpenError { path: path.to_owned(), reason };
-        let db = DB::open_cf_descriptors(&database_options(), path, families).map_err(|error| failed(open_failure(&error)))?;
+        let mut options = database_options();
+        // what is flushed is not read again soon, and need not push other things out of the system's cache
+        let takes_direct_writes = environment.simulation().is_none() && path.parent().is_some_and(disk::takes_direct_writes);
+        options.set_use_direct_io_for_flush_and_compaction(takes_direct_writes);
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| failed(open_failure(&error)))?;
         let mut opened = Self {
             db,
             path: path.to_owned(),
@@ -272,6 +283,13 @@ fn family_options() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
     options.set_write_buffer_size(16 << 20);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    // large values are written once, with the flush: compaction moves only what refers to them
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(LARGE_VALUE_BYTES);
+    options.set_blob_compression_type(rocksdb::DBCompressionType::Lz4);
+    options.set_enable_blob_gc(true);
+    options.set_blob_gc_age_cutoff(BLOBS_COLLECTED);
+    options.set_blob_gc_force_threshold(GARBAGE_MAX);
     options
 }
 

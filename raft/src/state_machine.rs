@@ -234,7 +234,7 @@ impl StateMachine {
                 );
                 Outcome::Nothing
             }
-            EntryPayload::Normal(payload) => match records::decode::<Command>(&payload.0)? {
+            EntryPayload::Normal(payload) => match records::decode_shared::<Command>(&payload.0)? {
                 Command::Txn { txn, after_index, time_unix_ms } | Command::Volatile { txn, after_index, time_unix_ms } => {
                     let decision = apply::decide(&self.state, at, &txn, after_index);
                     for write in State::writes(&decision, at, &txn.cause, time_unix_ms) {

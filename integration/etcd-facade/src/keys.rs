@@ -1,6 +1,6 @@
 //! Where etcd's keys live in the store, and what a range of them covers.
 //!
-//! A client's key is found below `k/`, a lease's record below `l/`; `m/` holds what the facade notes for itself.
+//! A client's key is found below `k/`, a lease's record below `m/leases/`; `m/` holds what the facade notes for itself.
 
 use std::ops::Bound;
 
@@ -8,8 +8,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// Below this are the clients' keys.
 pub const CLIENT: &[u8] = b"k/";
-/// Below this are the leases.
-pub const LEASES: &[u8] = b"l/";
+/// Below this are the leases. Of two segments, so that the store wakes their watchers for nothing else.
+pub const LEASES: &[u8] = b"m/leases/";
 /// There when the group is complete: the store's first revision, as etcd's.
 pub const FORMED: &[u8] = b"m/formed";
 /// Holds the revision up to which a client asked to forget.
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn leases_and_keys_do_not_meet() {
         assert_eq!(lease_id(&lease(-7)), Some(-7));
-        assert_eq!(lease_id(&stored(b"l/12345678")), None);
+        assert_eq!(lease_id(&stored(b"m/leases/12345678")), None);
         assert_eq!(client(&stored(b"x")), Bytes::from_static(b"x"));
     }
 }

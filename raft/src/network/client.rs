@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use crate::ballot;
 use crate::command::NodeId;
 use crate::environment::Environment;
 use crate::happenings::Event;
+use crate::purging::Holds;
 use crate::raft_types::{MemberInfo, Snapshot, TypeConfig, Vote};
 use crate::records::{EntryRecord, VoteRecord};
 use crate::snapshot::SnapshotFiles;
@@ -34,6 +35,8 @@ use crate::store::PeerTls;
 const PIPELINE_REQUESTS: usize = 16;
 /// How long a follower may take to store entries before the connection is given up.
 const APPEND_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the news of what is committed may wait for the next entries, unless a follower waits for it.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(1);
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
@@ -47,8 +50,12 @@ pub(crate) struct Peers {
     pub(crate) cluster_id: String,
     pub(crate) tls: Option<PeerTls>,
     pub(crate) acquaintances: Acquaintances,
+    /// What peers need of the log that are sent a snapshot.
+    pub(crate) holds: Holds,
     environment: Environment,
     requests: parking_lot::Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
+    /// The connections over which entries go.
+    replications: parking_lot::Mutex<HashMap<NodeId, Weak<Link>>>,
 }
 
 /// Why a request got no answer.
@@ -68,7 +75,16 @@ impl Peers {
         acquaintances: Acquaintances,
         environment: Environment,
     ) -> Self {
-        Self { node_id, cluster_id, tls, acquaintances, environment, requests: parking_lot::Mutex::default() }
+        Self {
+            node_id,
+            cluster_id,
+            tls,
+            acquaintances,
+            holds: Holds::default(),
+            environment,
+            requests: parking_lot::Mutex::default(),
+            replications: parking_lot::Mutex::default(),
+        }
     }
 
     async fn connect(&self, target: NodeId, address: &str, purpose: Purpose, patience: Duration) -> io::Result<Arc<Link>> {
@@ -79,7 +95,18 @@ impl Peers {
             checked.map(|()| link).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))
         });
         self.acquaintances.note(target, &connected);
+        if let (Purpose::Replication, Ok(link)) = (purpose, &connected) {
+            self.replications.lock().insert(target, Arc::downgrade(link));
+        }
         connected
+    }
+
+    /// Has a follower be told at once what is committed: something on it waits for that.
+    pub(crate) fn hurry(&self, target: NodeId) {
+        let link = self.replications.lock().get(&target).and_then(Weak::upgrade);
+        if let Some(link) = link {
+            link.hurry();
+        }
     }
 
     /// Asks a peer something on the shared request connection.
@@ -339,7 +366,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let client = &*self;
             let answers = input
                 .map(move |request| {
-                    let answer = link.start(&Request::AppendNext { session, append: append(&request) });
+                    let only_commits = request.entries.is_empty() && client.purpose == Purpose::Replication;
+                    let request = Request::AppendNext { session, append: append(&request) };
+                    let answer = if only_commits { link.start_patiently(&request, COMMIT_PATIENCE) } else { link.start(&request) };
                     let link = Arc::clone(&link);
                     async move {
                         match tokio::time::timeout(patience, answer).await {
@@ -377,10 +406,13 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let peers = Arc::clone(&self.peers);
+        let sending = peers.holds.begin(self.target, snapshot.meta.last_log_id.map_or(0, |id| id.index()));
         tokio::select! {
             result = self.send_snapshot(vote, snapshot) => {
-                if result.is_err() {
-                    self.link = None;
+                match result {
+                    Ok(_) => sending.arrived(),
+                    Err(_) => self.link = None,
                 }
                 result
             }

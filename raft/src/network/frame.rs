@@ -16,12 +16,13 @@ const HEADER_BYTES: usize = 12;
 
 /// The bytes of a frame.
 pub(crate) fn encode<T: Serialize>(id: u64, message: &T) -> Vec<u8> {
-    let body = records::encode(message);
-    let length = u32::try_from(body.len()).expect("messages are built far below 4 GiB");
-    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+    let mut frame = Vec::new();
+    let size = usize::try_from(records::size_bytes(message)).unwrap_or(0);
+    frame.reserve_exact(HEADER_BYTES + size);
+    let length = u32::try_from(size).expect("messages are built far below 4 GiB");
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&id.to_be_bytes());
-    frame.extend_from_slice(&body);
+    records::encode_into(&mut frame, message);
     frame
 }
 
@@ -31,7 +32,7 @@ pub(crate) fn encode<T: Serialize>(id: u64, message: &T) -> Vec<u8> {
 /// `InvalidData` for frames that are too long or malformed, `UnexpectedEof` inside a frame.
 pub(crate) async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<(u64, T)>> {
     match read_record(stream, bytes_max).await? {
-        Some((id, record)) => Ok(Some((id, records::decode(&record)?))),
+        Some((id, record)) => Ok(Some((id, records::decode_shared(&record.into())?))),
         None => Ok(None),
     }
 }

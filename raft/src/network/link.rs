@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, BufReader};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::acquaintances::Introduction;
 use super::frame::{self, FRAME_BYTES_MAX};
 use super::messages::{Hello, HelloReply, Purpose, Request, Response};
+use super::outgoing::{Outgoing, write_frames};
 use crate::environment::{Environment, Stream};
 use crate::experiment::Direction;
 use crate::experiment::line::Line;
@@ -25,7 +26,8 @@ pub(crate) struct Link {
     /// What the peer says of itself.
     pub(crate) introduction: Introduction,
     next_id: AtomicU64,
-    requests: Line<Vec<u8>>,
+    requests: Line<Outgoing>,
+    hurry: Arc<Notify>,
     pending: Arc<Pending>,
     stop: CancellationToken,
 }
@@ -96,7 +98,8 @@ impl Link {
         let (frames, queued) = mpsc::unbounded_channel();
         let pending = Arc::new(Pending { waiting: Mutex::new(Some(HashMap::new())) });
         let stop = CancellationToken::new();
-        tokio::spawn(write_frames(writer, queued, stop.clone()));
+        let hurry = Arc::<Notify>::default();
+        tokio::spawn(write_frames(writer, queued, Arc::clone(&hurry), stop.clone()));
         // if the writer has ended, so has the reader, and whoever waits for an answer learns it
         let requests =
             Line::new(environment.faults(), hello.to, Direction::Out, may_double(hello.purpose), move |frame| drop(frames.send(frame)));
@@ -105,17 +108,31 @@ impl Link {
             Line::new(environment.faults(), hello.to, Direction::In, true, move |(id, response)| pending.answer(id, response))
         };
         tokio::spawn(read_responses(reader, responses, Arc::clone(&pending), stop.clone()));
-        Arc::new(Self { introduction, next_id: AtomicU64::new(1), requests, pending, stop })
+        Arc::new(Self { introduction, next_id: AtomicU64::new(1), requests, hurry, pending, stop })
     }
 
     /// Sends a request; the receiver yields the answer, or an error when the connection ends first.
     pub(crate) fn start(&self, request: &Request) -> oneshot::Receiver<Response> {
+        self.send(|id| Outgoing::new(id, request))
+    }
+
+    /// As [`Link::start`], for a request that may wait so long for the next one, or for [`Link::hurry`].
+    pub(crate) fn start_patiently(&self, request: &Request, patience: Duration) -> oneshot::Receiver<Response> {
+        self.send(|id| Outgoing::patient(id, request, patience))
+    }
+
+    /// Lets no request wait any longer; if none does, the next one does not.
+    pub(crate) fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    fn send(&self, frame: impl FnOnce(u64) -> Outgoing) -> oneshot::Receiver<Response> {
         let (answer, receiver) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if let Some(waiting) = self.pending.waiting.lock().as_mut() {
             waiting.insert(id, answer);
         }
-        self.requests.send(frame::encode(id, request));
+        self.requests.send(frame(id));
         receiver
     }
 
@@ -134,34 +151,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-/// Writes queued frames, many at a time when they queue up.
-pub(crate) async fn write_frames(
-    mut writer: impl AsyncWrite + Unpin,
-    mut queued: mpsc::UnboundedReceiver<Vec<u8>>,
-    stop: CancellationToken,
-) {
-    let writing = async {
-        while let Some(first) = queued.recv().await {
-            let mut bytes = first;
-            while bytes.len() < 256 << 10
-                && let Ok(next) = queued.try_recv()
-            {
-                bytes.extend_from_slice(&next);
-            }
-            writer.write_all(&bytes).await?;
-            writer.flush().await?;
-        }
-        io::Result::Ok(())
-    };
-    tokio::select! {
-        result = writing => if let Err(error) = result {
-            tracing::debug!(%error, "Lost a peer connection");
-        },
-        () = stop.cancelled() => {}
-    }
-    stop.cancel();
 }
 
 async fn read_responses(reader: impl AsyncRead + Unpin, responses: Line<(u64, Response)>, pending: Arc<Pending>, stop: CancellationToken) {

@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod messages;
+pub(crate) mod outgoing;
 pub(crate) mod server;
 pub(crate) mod votes;
 

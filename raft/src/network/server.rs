@@ -14,9 +14,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, FRAME_BYTES_MAX};
-use super::link::{may_double, write_frames};
+use super::link::may_double;
 use super::messages::{Append, Hello, HelloReply, Purpose, Request, Response};
+use super::outgoing::{Outgoing, write_frames};
 use super::votes::{Ballot, cast_vote};
+use crate::command::NodeId;
 use crate::core::Core;
 use crate::environment::{Environment, Listener, Stream};
 use crate::experiment::Direction;
@@ -29,6 +31,8 @@ use crate::snapshot::SnapshotFiles;
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 /// Requests of one connection that are worked on at once.
 const REQUESTS_IN_FLIGHT_MAX: usize = 8192;
+/// How long the answer to an append without entries may wait for the next one.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(2);
 /// Append requests of one connection that wait for raft.
 const PIPELINE_REQUESTS: usize = 16;
 
@@ -91,13 +95,16 @@ async fn serve_connection(connection: Box<dyn Stream>, core: Arc<Core>, snapshot
     let (responses, queued) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let _stop_on_return = stop.clone().drop_guard();
-    tokio::spawn(write_frames(writer, queued, stop.clone()));
+    // whoever waits for an answer gets one that does not wait
+    tokio::spawn(write_frames(writer, queued, Arc::default(), stop.clone()));
     // the connection may have ended
     let responses = Line::new(core.faults(), hello.from, Direction::Out, true, move |frame| drop(responses.send(frame)));
     let (overdue, mut late_requests) = mpsc::unbounded_channel();
     let requests = Line::new(core.faults(), hello.from, Direction::In, may_double(hello.purpose), move |late| drop(overdue.send(late)));
     let mut connection = Connection {
         core,
+        from: hello.from,
+        purpose: hello.purpose,
         responses: Arc::new(responses),
         snapshots_dir,
         slots: Arc::new(tokio::sync::Semaphore::new(REQUESTS_IN_FLIGHT_MAX)),
@@ -146,7 +153,9 @@ fn greet(core: &Core, hello: &Hello) -> HelloReply {
 
 struct Connection {
     core: Arc<Core>,
-    responses: Arc<Line<Vec<u8>>>,
+    from: NodeId,
+    purpose: Purpose,
+    responses: Arc<Line<Outgoing>>,
     snapshots_dir: PathBuf,
     slots: Arc<tokio::sync::Semaphore>,
     pipeline: Option<Pipeline>,
@@ -157,7 +166,8 @@ struct Connection {
 struct Pipeline {
     session: u64,
     requests: futures::channel::mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
-    ids: mpsc::UnboundedSender<u64>,
+    /// The request's id, and whether its answer may wait for the next one.
+    ids: mpsc::UnboundedSender<(u64, bool)>,
 }
 
 /// A snapshot that is being received.
@@ -184,10 +194,14 @@ impl Connection {
             }
             request => {
                 let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
-                let (core, responses) = (Arc::clone(&self.core), Arc::clone(&self.responses));
+                let (core, from, responses) = (Arc::clone(&self.core), self.from, Arc::clone(&self.responses));
                 tokio::spawn(async move {
                     let response = answer(&core, request).await;
-                    responses.send(frame::encode(id, &response));
+                    responses.send(Outgoing::new(id, &response));
+                    if matches!(response, Response::Proposed { .. } | Response::ReadIndex(_)) {
+                        // it goes on when it has heard that this is committed
+                        core.peers.hurry(from);
+                    }
                     drop(slot);
                 });
             }
@@ -195,7 +209,7 @@ impl Connection {
     }
 
     fn respond(&self, id: u64, response: &Response) {
-        self.responses.send(frame::encode(id, response));
+        self.responses.send(Outgoing::new(id, response));
     }
 
     async fn append_next(&mut self, id: u64, session: u64, append: Append) {
@@ -207,7 +221,9 @@ impl Connection {
             self.pipeline = Some(self.start_pipeline(session));
         }
         let Some(pipeline) = &mut self.pipeline else { return };
-        let accepted = pipeline.ids.send(id).is_ok() && futures::SinkExt::send(&mut pipeline.requests, request).await.is_ok();
+        // where entries go, an append without any says what is committed, and the answer to that is no news
+        let may_wait = request.entries.is_empty() && self.purpose == Purpose::Replication;
+        let accepted = pipeline.ids.send((id, may_wait)).is_ok() && futures::SinkExt::send(&mut pipeline.requests, request).await.is_ok();
         if !accepted {
             // ended by an earlier failure; if its task took the id, it answers, and a second answer is ignored
             self.respond(id, &Response::Failed("the pipeline has failed".into()));
@@ -216,24 +232,27 @@ impl Connection {
 
     fn start_pipeline(&self, session: u64) -> Pipeline {
         let (requests, stream) = futures::channel::mpsc::channel(PIPELINE_REQUESTS);
-        let (ids, mut waiting) = mpsc::unbounded_channel::<u64>();
+        let (ids, mut waiting) = mpsc::unbounded_channel::<(u64, bool)>();
         let (raft, responses) = (self.core.raft(), Arc::clone(&self.responses));
         tokio::spawn(async move {
             let results = raft.stream_append(stream);
             futures::pin_mut!(results);
             while let Some(result) = results.next().await {
-                let Some(id) = waiting.recv().await else { return };
+                let Some((id, may_wait)) = waiting.recv().await else { return };
                 let response = match result {
                     Ok(Ok(matched)) => Response::Appended(matched.map(Into::into)),
                     Ok(Err(StreamAppendError::Conflict(at))) => Response::AppendConflict(at.into()),
                     Ok(Err(StreamAppendError::HigherVote(vote))) => Response::HigherVote(VoteRecord::from(&vote)),
                     Err(fatal) => Response::Failed(fatal.to_string()),
                 };
-                responses.send(frame::encode(id, &response));
+                responses.send(match &response {
+                    Response::Appended(_) if may_wait => Outgoing::patient(id, &response, ANSWER_PATIENCE),
+                    _ => Outgoing::new(id, &response),
+                });
             }
             waiting.close();
-            while let Some(id) = waiting.recv().await {
-                responses.send(frame::encode(id, &Response::Failed("an earlier append of the pipeline failed".into())));
+            while let Some((id, _)) = waiting.recv().await {
+                responses.send(Outgoing::new(id, &Response::Failed("an earlier append of the pipeline failed".into())));
             }
         });
         Pipeline { session, requests, ids }
