@@ -24,8 +24,41 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 struct Backend {
     address: SocketAddr,
     ready: AtomicBool,
-    /// Counts how often the master stopped answering: connections from before are cut, so that clients go to another one.
-    silences: watch::Sender<u64>,
+    /// Counts how often the master stopped serving: connections from before are cut, so that clients go to another one.
+    cuts: watch::Sender<u64>,
+}
+
+/// What a look at a master showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Ready,
+    /// It says that it is not.
+    NotReady,
+    Silent,
+}
+
+/// What the looks at a master have shown.
+#[derive(Debug, Default)]
+struct Looks {
+    silent: u32,
+    /// Its connections were cut since it was last ready.
+    has_cut: bool,
+}
+
+impl Looks {
+    /// Whether its connections are to be cut now. One that says that it is not ready keeps them while no other one is: it may still serve
+    /// reads.
+    fn take(&mut self, look: Look, is_another_ready: bool) -> bool {
+        self.silent = if look == Look::Silent { self.silent.saturating_add(1) } else { 0 };
+        let cuts = match look {
+            Look::Ready => false,
+            Look::NotReady => is_another_ready,
+            Look::Silent => self.silent >= SILENT_LOOKS,
+        };
+        let cuts_now = cuts && !self.has_cut;
+        self.has_cut = look != Look::Ready && (self.has_cut || cuts);
+        cuts_now
+    }
 }
 
 /// A running forwarder. Dropping it stops it.
@@ -45,7 +78,7 @@ impl Forwarder {
         let stop = CancellationToken::new();
         let backends: Arc<[Backend]> = masters
             .iter()
-            .map(|address| Backend { address: *address, ready: AtomicBool::new(true), silences: watch::Sender::new(0) })
+            .map(|address| Backend { address: *address, ready: AtomicBool::new(true), cuts: watch::Sender::new(0) })
             .collect();
         for index in 0..backends.len() {
             tokio::spawn(stop.clone().run_until_cancelled_owned(probe(Arc::clone(&backends), index, Arc::clone(&tls))));
@@ -73,17 +106,21 @@ async fn probe(backends: Arc<[Backend]>, index: usize, tls: Arc<rustls::ClientCo
     };
     let mut ticks = tokio::time::interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut silent_looks = 0_u32;
+    let mut looks = Looks::default();
     loop {
         ticks.tick().await;
-        let answer = client.raw(Request::get("/readyz")).await;
-        let ready = answer.as_ref().is_ok_and(|answer| answer.status.is_success());
+        let look = match client.raw(Request::get("/readyz")).await {
+            Ok(answer) if answer.status.is_success() => Look::Ready,
+            Ok(_) => Look::NotReady,
+            Err(_) => Look::Silent,
+        };
+        let ready = look == Look::Ready;
         if backend.ready.swap(ready, Ordering::Relaxed) != ready {
             tracing::info!(master = %backend.address, ready, "Master changed its readiness");
         }
-        silent_looks = if answer.is_err() { silent_looks + 1 } else { 0 };
-        if silent_looks == SILENT_LOOKS {
-            backend.silences.send_modify(|count| *count += 1);
+        let is_another_ready = backends.iter().enumerate().any(|(other, backend)| other != index && backend.ready.load(Ordering::Relaxed));
+        if looks.take(look, is_another_ready) {
+            backend.cuts.send_modify(|count| *count += 1);
         }
     }
 }
@@ -126,11 +163,11 @@ async fn forward(mut client: TcpStream, backends: Arc<[Backend]>, first: usize) 
                 // small frames of exec and watch must not wait for each other
                 let prepared = client.set_nodelay(true).and_then(|()| server.set_nodelay(true));
                 if prepared.is_ok() {
-                    let mut silences = backend.silences.subscribe();
-                    // ends with either side, or when the master stops answering; a broken connection is the client's to notice
+                    let mut cuts = backend.cuts.subscribe();
+                    // ends with either side, or when the master stops serving; a broken connection is the client's to notice
                     tokio::select! {
                         _ended = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = silences.changed() => {}
+                        _ = cuts.changed() => {}
                     }
                 }
                 return;
@@ -142,7 +179,24 @@ async fn forward(mut client: TcpStream, backends: Arc<[Backend]>, first: usize) 
 
 #[cfg(test)]
 mod tests {
-    use super::order;
+    use super::Look::{NotReady, Ready, Silent};
+    use super::{Looks, order};
+
+    /// After which of these looks connections are cut, each with whether another master is ready then.
+    fn cuts(looks: &[(super::Look, bool)]) -> Vec<usize> {
+        let mut seen = Looks::default();
+        (0..).zip(looks).filter(|(_, (look, is_another_ready))| seen.take(*look, *is_another_ready)).map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn connections_are_cut_once_when_another_master_serves() {
+        assert_eq!(cuts(&[(Ready, true), (NotReady, true), (NotReady, true), (Silent, true), (Silent, true)]), [1]);
+        // nobody is ready: this one may still serve reads, until another one is
+        assert_eq!(cuts(&[(NotReady, false), (NotReady, false), (NotReady, true)]), [2]);
+        // a busy one may miss a question
+        assert_eq!(cuts(&[(Silent, true), (Ready, true), (Silent, false), (Silent, false)]), [3]);
+        assert_eq!(cuts(&[(NotReady, true), (Ready, true), (NotReady, true)]), [0, 2]);
+    }
 
     #[test]
     fn ready_masters_come_first_and_take_turns() {
