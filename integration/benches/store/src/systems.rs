@@ -21,6 +21,8 @@ const START_PATIENCE: Duration = Duration::from_secs(120);
 const START_PAUSE: Duration = Duration::from_millis(50);
 /// How long a member may take to say whether it is.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+/// Neither system forgets history while it is measured: etcd is asked to between rows, ours does by itself beyond this.
+const WHOLE_HISTORY: [&str; 2] = ["--history-bytes", "4294967296"];
 /// More than a run writes, so that the default limit of 2 GiB does not end it.
 const ETCD_QUOTA_BYTES: &str = "17179869184";
 
@@ -193,7 +195,8 @@ impl Plan {
 pub fn start_ours(program: &Path, directory: &Path, identity: &Identity) -> anyhow::Result<(Group, Vec<System>)> {
     let plan = Plan::new(program, directory, identity)?;
     let mut group = Group::default();
-    (0..MEMBERS).try_for_each(|member| group.add(plan.start(member, &[])?))?;
+    let options = WHOLE_HISTORY.map(str::to_owned);
+    (0..MEMBERS).try_for_each(|member| group.add(plan.start(member, &options)?))?;
     let systems = vec![plan.native(&group)?, plan.by_etcds_api(&group)?];
     Ok((group, systems))
 }
