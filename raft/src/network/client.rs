@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -22,6 +22,7 @@ use super::acquaintances::Acquaintances;
 use super::link::Link;
 use super::messages::{Append, Hello, Purpose, Request, Response};
 use crate::ballot;
+use crate::clock;
 use crate::command::NodeId;
 use crate::environment::Environment;
 use crate::happenings::Event;
@@ -38,6 +39,8 @@ const APPEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the news of what is committed may wait for the next entries, unless a follower waits for it.
 const COMMIT_PATIENCE: Duration = Duration::from_millis(1);
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
+/// A peer that could not be reached is not tried again before: raft beats for every batch of reads, too.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 
@@ -152,7 +155,7 @@ pub(crate) struct ClientFactory {
 
 impl ClientFactory {
     fn client(&self, target: NodeId, node: &MemberInfo, purpose: Purpose) -> PeerClient {
-        PeerClient { peers: Arc::clone(&self.peers), target, address: node.peer_address.clone(), purpose, link: None }
+        PeerClient { peers: Arc::clone(&self.peers), target, address: node.peer_address.clone(), purpose, link: None, missed: None }
     }
 }
 
@@ -179,6 +182,8 @@ pub(crate) struct PeerClient {
     address: String,
     purpose: Purpose,
     link: Option<Arc<Link>>,
+    /// When the peer could not be reached, if that was the last attempt.
+    missed: Option<Instant>,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -188,13 +193,18 @@ impl PeerClient {
         if let Some(link) = self.link.as_ref().filter(|link| link.is_open()) {
             return Ok(Arc::clone(link));
         }
+        if self.missed.is_some_and(|missed| clock::since(missed) < RECONNECT_PAUSE) {
+            return Err(RpcError::Unreachable(Unreachable::from_string("the peer could not be reached a moment ago")));
+        }
         let patience = patience.clamp(Duration::from_millis(10), CONNECT_PATIENCE);
         match self.peers.connect(self.target, &self.address, self.purpose, patience).await {
             Ok(link) => {
+                self.missed = None;
                 self.link = Some(Arc::clone(&link));
                 Ok(link)
             }
             Err(error) => {
+                self.missed = Some(clock::now());
                 tracing::debug!(node = self.target, %error, "Could not connect to a peer");
                 Err(RpcError::Unreachable(Unreachable::new(&error)))
             }

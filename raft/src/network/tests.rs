@@ -1,6 +1,7 @@
 //! Peers that do not belong, and mutual TLS.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openraft::errors::RPCError;
@@ -106,10 +107,41 @@ async fn nobody_connects_before_there_is_something_to_send() {
     let mut client = ClientFactory { peers: Arc::clone(&store.core().peers) }.new_client(2, &node).await;
     let option = || RPCOption::new(PATIENCE);
     let idle = client.stream_append(futures::stream::pending(), option());
-    assert!(tokio::time::timeout(Duration::from_millis(300), idle).await.is_err(), "raft pauses before it sends, so it must be asked first");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), idle).await.is_err(),
+        "raft pauses before it sends, so it must be asked first"
+    );
     let request = AppendEntriesRequest { vote: Vote::new_committed(1, 1), prev_log_id: None, entries: Vec::new(), leader_commit: None };
     let failed = client.stream_append(futures::stream::iter([request]), option()).await;
     assert!(matches!(failed, Err(RPCError::Unreachable(_))));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_ends_connections_at_once_is_not_called_for_every_beat() {
+    let dir = TempDir::new().unwrap();
+    let store = store(&dir, 1, None).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = MemberInfo { peer_address: listener.local_addr().unwrap().to_string(), ..MemberInfo::default() };
+    let called = Arc::new(AtomicUsize::new(0));
+    let counting = tokio::spawn({
+        let called = Arc::clone(&called);
+        async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                called.fetch_add(1, Ordering::Relaxed);
+                drop(stream);
+            }
+        }
+    });
+    let mut client = ClientFactory { peers: Arc::clone(&store.core().peers) }.new_heartbeat_client(2, &node).await;
+    for _ in 0..1000 {
+        let beat = AppendEntriesRequest { vote: Vote::new_committed(1, 1), prev_log_id: None, entries: Vec::new(), leader_commit: None };
+        let failed = client.append_entries(beat, RPCOption::new(PATIENCE)).await;
+        assert!(matches!(failed, Err(RPCError::Unreachable(_))), "{failed:?}");
+    }
+    let called = called.load(Ordering::Relaxed);
+    assert!((1..100).contains(&called), "called {called} times");
+    counting.abort();
     store.close().await;
 }
 
