@@ -38,6 +38,7 @@ mod open;
 mod past;
 #[cfg(feature = "planted")]
 pub mod planted;
+mod purging;
 mod quorum;
 mod raft_types;
 mod read_index;

@@ -16,10 +16,8 @@ use crate::seat::Seat;
 use crate::state_db::Slice;
 use crate::store::Leadership;
 
-/// This share of the log's size, in newest entries, is kept for members that lag.
-const KEPT_SHARE: u64 = 4;
-/// So often it is looked at while one share comes in.
-const LOOKS_PER_SHARE: u64 = 4;
+/// So often the log is looked at while as many bytes come in as are kept for members that lag.
+const LOOKS_AT_LOG: u64 = 4;
 /// How much of the retention passes between two looks at the history, but no more than [`LOOK_PAUSE_MAX`].
 const LOOKS_PER_RETENTION: u32 = 20;
 /// So long it may grow beyond its limit.
@@ -37,14 +35,15 @@ pub(crate) async fn follow_raft(
 ) {
     let mut account = seat.account();
     loop {
-        let (mut now, applied, failure) = account.look(|metrics| {
+        let (mut now, applied, snapshot, failure) = account.look(|metrics| {
             let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
-            (leads(metrics), metrics.last_applied.map_or(0, |id| id.index()), failure)
+            let [applied, snapshot] = [metrics.last_applied, metrics.snapshot].map(|id| id.map_or(0, |id| id.index()));
+            (leads(metrics), applied, snapshot, failure)
         });
         if failure.is_some() {
             now = Leadership { term: now.term, ..Leadership::default() };
         }
-        seat.note_applied(applied);
+        seat.note_applied(applied, snapshot);
         if now.is_news_after(&leadership.borrow()) {
             quorum::publish(&no_quorum, None);
         }
@@ -72,34 +71,32 @@ fn leads(metrics: &Metrics) -> Leadership {
     Leadership { term: metrics.current_term, leader: metrics.current_leader, established: leads && applied_term == metrics.current_term }
 }
 
-/// Takes a snapshot whenever the log has grown by [`StoreConfig::log_bytes_max`], and purges what is in a snapshot but for a share that members that
-/// lag may need, until the store closes. However many entries that are: raft itself counts only them.
+/// Takes a snapshot whenever the log has grown by [`StoreConfig::log_bytes_max`], and purges what need not be kept of it (see [`crate::purging`]),
+/// until the store closes.
 ///
 /// [`StoreConfig::log_bytes_max`]: crate::StoreConfig::log_bytes_max
 pub(crate) async fn bound_log(core: Arc<Core>) {
-    let mut applied = core.shared.applied();
+    let (mut applied, mut snapshot) = (core.shared.applied(), core.seat.snapshot());
     let bytes_max = core.config.log_bytes_max;
-    let kept_bytes = bytes_max / KEPT_SHARE;
-    let appended = core.appended_bytes.load(Ordering::Relaxed);
-    let (mut next_snapshot, mut next_purge) = (appended + bytes_max, appended);
+    let (look_entries, look_bytes) = (core.entries_kept().max(1), core.kept_bytes() / LOOKS_AT_LOG);
+    let mut next_snapshot = core.appended_bytes.load(Ordering::Relaxed) + bytes_max;
+    let (mut next_index, mut next_bytes) = (0, 0);
     loop {
-        tokio::select! {
-            changed = applied.changed() => if changed.is_err() {
-                return;
-            },
+        let is_new = tokio::select! {
+            changed = applied.changed() => changed.map(|()| false),
+            changed = snapshot.changed() => changed.map(|()| true),
             () = core.closing.cancelled() => return,
-        }
-        let appended = core.appended_bytes.load(Ordering::Relaxed);
-        // between two cores of raft there is nobody to ask
-        if appended >= next_snapshot {
-            next_snapshot = appended + bytes_max;
+        };
+        let Ok(is_new) = is_new else { return };
+        let (index, bytes) = (applied.borrow_and_update().index, core.appended_bytes.load(Ordering::Relaxed));
+        if bytes >= next_snapshot {
+            next_snapshot = bytes + bytes_max;
+            // between two cores of raft there is nobody to ask
             drop(core.raft().trigger().snapshot().await);
         }
-        if appended >= next_purge {
-            next_purge = appended + kept_bytes / LOOKS_PER_SHARE;
-            if let Some(upto) = core.log.before_newest(kept_bytes) {
-                drop(core.raft().trigger().purge_log(upto).await);
-            }
+        if is_new || index >= next_index || bytes >= next_bytes {
+            (next_index, next_bytes) = (index + look_entries, bytes + look_bytes);
+            core.purge().await;
         }
     }
 }

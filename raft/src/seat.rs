@@ -36,6 +36,7 @@ pub(crate) struct Seat {
     /// What an old core lets go of.
     state_machine: Mutex<oneshot::Receiver<StateMachine>>,
     core_applied: watch::Sender<Option<u64>>,
+    snapshot: watch::Sender<u64>,
     timers: Mutex<(Timers, Option<Instant>)>,
     /// Raft has to look at its timers; [`crate::ticking`] says when.
     ticks: AtomicBool,
@@ -56,6 +57,7 @@ impl Seat {
             is_vacant: AtomicBool::new(false),
             state_machine: Mutex::new(state_machine),
             core_applied,
+            snapshot: watch::Sender::new(0),
             timers: Mutex::new((timers, None)),
             ticks: AtomicBool::new(true),
             turn: tokio::sync::Mutex::default(),
@@ -86,9 +88,15 @@ impl Seat {
         TimersInForce { timers, ends_in_ms: left.map(millis) }
     }
 
-    /// Says what the core knows to be applied.
-    pub(crate) fn note_applied(&self, index: u64) {
+    /// Says what the core knows to be applied, and to be in a snapshot.
+    pub(crate) fn note_applied(&self, index: u64, snapshot: u64) {
         self.core_applied.send_replace(Some(index));
+        self.snapshot.send_if_modified(|known| std::mem::replace(known, snapshot) != snapshot);
+    }
+
+    /// Follows up to which entry the core has a snapshot.
+    pub(crate) fn snapshot(&self) -> watch::Receiver<u64> {
+        self.snapshot.subscribe()
     }
 
     /// Whether raft's clock ticks.
@@ -246,10 +254,9 @@ pub(crate) fn raft_config(config: &StoreConfig, timers: Timers, elects: bool) ->
         install_snapshot_timeout: 60_000,
         max_payload_entries: APPEND_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_after_entries),
-        // entries that a member may miss and still catch up without a snapshot
-        max_in_snapshot_log_to_keep: config.snapshot_after_entries / 2,
+        // `purging` decides
+        max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: config.snapshot_after_entries,
-        purge_batch_size: 256.min(config.snapshot_after_entries.max(1)),
         enable_pre_vote: Some(timers.pre_vote),
         enable_leader_restore: Some(false),
         enable_elect: elects,

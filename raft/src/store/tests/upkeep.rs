@@ -1,6 +1,8 @@
 //! What members do by themselves: the log stays small, and a clock that is not needed rests.
 
 use super::*;
+use crate::experiment::FaultKind;
+use crate::happenings::Event as Happened;
 
 /// Bytes of a value that is large beside all that is written with it.
 const LARGE_BYTES: usize = 16 << 10;
@@ -43,5 +45,46 @@ async fn clocks_rest_while_the_leader_is_heard_and_tick_when_it_is_not() {
     cluster.close(leader).await;
     cluster.open(leader).await;
     until("the clock ticks", || cluster.store(leader).core().seat.ticks().then_some(())).await;
+    cluster.close_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_member_needs_one_snapshot_however_much_is_written_meanwhile() {
+    let mut cluster = Cluster::start_with(1, |config| config.snapshot_after_entries = 20).await;
+    let writer = {
+        let store = cluster.store(1).clone();
+        tokio::spawn(async move {
+            for number in 0_u64.. {
+                store.txn(put(&format!("n/{}", number % 10), "v"), PATIENCE).await.unwrap();
+            }
+        })
+    };
+    until("the log is purged", || (cluster.store(1).status().purged > 0).then_some(())).await;
+    // so that more is written while a snapshot is on its way than is usually kept
+    let slow = Fault { delay_ms: Some(30), ..Fault::new(FaultKind::Delay, PATIENCE) };
+    cluster.store(1).begin_fault(slow, "a test").await.unwrap();
+    cluster.open(2).await;
+    let mut happenings = cluster.store(2).happenings();
+    cluster.join(1, 2).await;
+    let mut snapshots = Vec::new();
+    let mut goal = None;
+    let following = async {
+        loop {
+            if let Ok(Some(happening)) = tokio::time::timeout(Duration::from_millis(5), happenings.recv()).await
+                && let Happened::SnapshotReceived { index } = happening.event
+            {
+                snapshots.push(index);
+                goal.get_or_insert(cluster.store(1).status().applied + 200);
+            }
+            if goal.is_some_and(|goal| cluster.store(2).status().applied >= goal) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, following).await.expect("it follows");
+    writer.abort();
+    assert_eq!(snapshots.len(), 1, "it got one snapshot after the other: {snapshots:?}");
+    cluster.store(1).end_faults("a test");
+    cluster.until_equal().await;
     cluster.close_all().await;
 }
