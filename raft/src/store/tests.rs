@@ -826,13 +826,13 @@ async fn without_a_quorum_nothing_is_promised() {
 #[tokio::test]
 async fn whoever_knows_a_new_leader_takes_writes_at_once() {
     let mut cluster = Cluster::start(3).await;
-    let survivor = cluster.follower().await;
-    let others: Vec<NodeId> = (1..=3).filter(|id| *id != survivor).collect();
-    for id in &others {
-        cluster.close(*id).await;
-    }
+    let (leader, survivor) = (cluster.leader().await, cluster.follower().await);
+    // the leader goes last: there is no quorum any more that could elect another one
+    let other = (1..=3).find(|id| ![leader, survivor].contains(id)).unwrap();
+    cluster.close(other).await;
+    cluster.close(leader).await;
     until("the member knows that it is alone", || cluster.store(survivor).status().no_quorum).await;
-    cluster.open(others[0]).await;
+    cluster.open(other).await;
     let store = cluster.store(survivor);
     let before = store.status().term;
     store.campaign().await.unwrap();
