@@ -34,12 +34,6 @@ pub(crate) use history::Slice;
 
 /// Names the directory in use.
 const CURRENT: &str = "current";
-/// Rows from this size on are kept apart from the keys.
-const LARGE_VALUE_BYTES: u64 = 4096;
-/// The share of the oldest files of large values whose living ones are moved on when a compaction meets them.
-const BLOBS_COLLECTED: f64 = 0.5;
-/// Once so much of those files is garbage, a compaction is made for them.
-const GARBAGE_MAX: f64 = 0.5;
 
 /// One generation of the applied state.
 pub(crate) struct StateDb {
@@ -283,13 +277,6 @@ fn family_options() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
     options.set_write_buffer_size(16 << 20);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-    // large values are written once, with the flush: compaction moves only what refers to them
-    options.set_enable_blob_files(true);
-    options.set_min_blob_size(LARGE_VALUE_BYTES);
-    options.set_blob_compression_type(rocksdb::DBCompressionType::Lz4);
-    options.set_enable_blob_gc(true);
-    options.set_blob_gc_age_cutoff(BLOBS_COLLECTED);
-    options.set_blob_gc_force_threshold(GARBAGE_MAX);
     options
 }
 
