@@ -376,7 +376,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let client = &*self;
             let answers = input
                 .map(move |request| {
-                    let only_commits = request.entries.is_empty() && client.purpose == Purpose::Replication;
+                    // where entries go, one without any says only what is committed
+                    let only_commits = request.entries.is_empty();
                     let request = Request::AppendNext { session, append: append(&request) };
                     let answer = if only_commits { link.start_patiently(&request, COMMIT_PATIENCE) } else { link.start(&request) };
                     let link = Arc::clone(&link);

@@ -221,7 +221,8 @@ impl Connection {
             self.pipeline = Some(self.start_pipeline(session));
         }
         let Some(pipeline) = &mut self.pipeline else { return };
-        // where entries go, an append without any says what is committed, and the answer to that is no news
+        // where entries go, an append without any says what is committed, and the answer to that is no news; older programs beat with such
+        // appends, too, and readers wait for the answers
         let may_wait = request.entries.is_empty() && self.purpose == Purpose::Replication;
         let accepted = pipeline.ids.send((id, may_wait)).is_ok() && futures::SinkExt::send(&mut pipeline.requests, request).await.is_ok();
         if !accepted {

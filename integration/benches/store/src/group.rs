@@ -126,7 +126,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         let mut start = Start::new(Path::new("/bin/sh"), log.clone());
-        start.args(["-c", "trap 'kill $!; exit 0' TERM; sleep 60 & echo begun; wait"]);
+        start.args(["-c", "trap 'kill $!; exit 0' TERM; tail --pid=$$ -f /dev/null & echo begun; wait"]);
         let begun = async |times: usize| {
             while std::fs::read_to_string(&log).unwrap().matches("begun").count() < times {
                 tokio::time::sleep(Duration::from_millis(1)).await;
