@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix_web::body::SizedStream;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use serde::Deserialize;
 use trierarch_api::ApiError;
 use trierarch_apiserver::{User, routes};
@@ -14,6 +15,7 @@ use trierarch_raft::{Store, StoreError};
 use crate::identity::Bundle;
 
 mod experiments;
+mod gather;
 
 /// Chunks of a backup that wait for a slow reader.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -61,9 +63,10 @@ async fn events(api: web::Data<RaftApi>) -> HttpResponse {
     let stream = futures::stream::unfold(happenings, |mut happenings| async {
         let happening = happenings.recv().await?;
         let data = serde_json::to_string(&happening).unwrap_or_default();
-        Some((Ok::<_, std::io::Error>(Bytes::from(format!("data: {data}\n\n"))), happenings))
+        Some((format!("data: {data}\n\n"), happenings))
     });
-    HttpResponse::Ok().content_type("text/event-stream").insert_header(("cache-control", "no-store")).streaming(stream)
+    let chunks = gather::gather(stream).map(Ok::<_, std::io::Error>);
+    HttpResponse::Ok().content_type("text/event-stream").insert_header(("cache-control", "no-store")).streaming(chunks)
 }
 
 /// The whole backup. Beside the state it holds the cluster's authorities and keys, sealed under the join token.
