@@ -18,7 +18,11 @@ pub struct Steps<S> {
 impl<S> Steps<S> {
     /// No step has run yet. The first argument that is no option chooses steps by a part of their name.
     pub fn new(state: S) -> Self {
-        let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+        Self::chosen(state, std::env::args().skip(1).find(|argument| !argument.starts_with('-')))
+    }
+
+    /// The same for a test with options of its own: `filter` is a part of the names of the steps that are to run.
+    pub fn chosen(state: S, filter: Option<String>) -> Self {
         Self { state, passed: 0, failed: Vec::new(), filter }
     }
 

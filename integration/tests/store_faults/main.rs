@@ -55,20 +55,27 @@ struct World {
     long: bool,
 }
 
-/// What was asked for on the command line, beside the steps.
+/// What was asked for on the command line.
 struct Options {
     long: bool,
     seed: u64,
+    /// A part of the names of the steps that are to run.
+    filter: Option<String>,
 }
 
 impl Options {
-    fn read() -> Result<Self> {
-        let words: Vec<String> = std::env::args().collect();
-        let seed = match words.iter().position(|word| word == "--seed") {
-            Some(place) => words.get(place + 1).and_then(|number| number.parse().ok()).context("--seed needs a number")?,
-            None => rand::random(),
-        };
-        Ok(Self { long: words.iter().any(|word| word == "--long"), seed })
+    /// From the words after the program's name; the standard runner's own options are ignored.
+    fn read(mut words: impl Iterator<Item = String>) -> Result<Self> {
+        let mut options = Self { long: false, seed: rand::random(), filter: None };
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--long" => options.long = true,
+                "--seed" => options.seed = words.next().and_then(|number| number.parse().ok()).context("--seed needs a number")?,
+                other if other.starts_with('-') => {}
+                _ => options.filter = options.filter.or(Some(word)),
+            }
+        }
+        Ok(options)
     }
 }
 
@@ -78,7 +85,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let data_dir = PathBuf::from("/var/tmp/trierarch-test").join(NAME);
-    let started = Options::read().and_then(|options| Ok((start(&data_dir, &options)?, options)));
+    let started = Options::read(std::env::args().skip(1)).and_then(|options| Ok((start(&data_dir, &options)?, options)));
     let ((world, before), options) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -87,7 +94,7 @@ fn main() -> ExitCode {
         }
     };
     println!("     --seed {} makes the same choices again", options.seed);
-    let mut steps = Steps::new(world);
+    let mut steps = Steps::chosen(world, options.filter);
     steps
         .step("power_cuts_of_one_machine_lose_nothing_acknowledged", power::of_one)
         .step("power_cuts_of_all_machines_lose_nothing_acknowledged", power::of_all)
