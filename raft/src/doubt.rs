@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::command::NodeId;
+use crate::majority::is_majority;
 use crate::records::LogIdRecord;
 
 /// After so long without an answer a voter counts as lost, and the others may go on without it.
@@ -89,9 +90,7 @@ impl Suffrage {
 /// a quorum they elect a leader by themselves, and it waits for that, but not for ever: they may know of a change of voters that needs its
 /// vote. There are two sets of voters while they change, and a quorum is a majority of each.
 pub(crate) fn suffrage(sets: &[BTreeSet<NodeId>], heard: &BTreeMap<NodeId, Standing>, waited: Duration) -> Suffrage {
-    let is_quorum = |counts: &dyn Fn(&Standing) -> bool| {
-        sets.iter().all(|voters| voters.iter().filter(|id| heard.get(id).is_some_and(counts)).count() > voters.len() / 2)
-    };
+    let is_quorum = |counts: &dyn Fn(&Standing) -> bool| is_majority(sets, |id| heard.get(&id).is_some_and(counts));
     let voters: BTreeSet<NodeId> = sets.iter().flatten().copied().collect();
     let standings: Vec<Standing> = voters.iter().filter_map(|id| heard.get(id)).copied().collect();
     let missing = voters.len() - standings.len();

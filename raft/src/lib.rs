@@ -32,6 +32,7 @@ pub mod happenings;
 mod keys;
 mod log_store;
 mod maintenance;
+mod majority;
 mod members;
 mod network;
 mod open;

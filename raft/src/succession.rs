@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{NodeId, Term};
 use crate::doubt::Standing;
+use crate::majority::is_majority;
 
 /// A leader in its term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +53,8 @@ pub(crate) fn turn(own: NodeId, sets: &[BTreeSet<NodeId>], witnesses: &BTreeMap<
         let standing = witnesses.get(id).filter(|standing| standing.doubt.is_none())?;
         Some((Reverse(standing.last), *id))
     };
-    let is_quorum = |voters: &BTreeSet<NodeId>| voters.iter().filter_map(place).count() > voters.len() / 2;
     let voters: BTreeSet<NodeId> = sets.iter().flatten().copied().collect();
-    if !voters.contains(&own) || !sets.iter().all(is_quorum) {
+    if !voters.contains(&own) || !is_majority(sets, |id| place(&id).is_some()) {
         return None;
     }
     let own_place = place(&own)?;
