@@ -55,7 +55,10 @@ fn is_decision(path: &Path) -> bool {
         "experiment/table.rs",
         "experiment/validate.rs",
         "raft/src/ballot.rs",
+        "raft/src/majority.rs",
+        "raft/src/reign_check.rs",
         "raft/src/succession.rs",
+        "raft/src/told.rs",
     ];
     // named after a decision, but they carry out: a netlink shell, and two verbs of kubectl
     let shells = ["network/src/apply.rs", "kubectl/verbs/apply.rs", "kubectl/verbs/diff.rs"];

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::ReadPolicy;
+use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +31,7 @@ const LEADER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a voter may take to answer a question about itself.
 const VOTER_PATIENCE: Duration = Duration::from_millis(500);
-/// How long one question for the read index may take. A leader that is heard by its peers answers in a heartbeat or two.
+/// How long one question for the read index may take. A leader that is heard by its peers answers at once.
 const READ_INDEX_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open member, without the runtime it runs on.
@@ -272,17 +271,6 @@ impl Core {
 
     fn encode_now(&self, txn: Txn, durability: Durability, time_unix_ms: i64) -> Bytes {
         records::encode(&Command::new(txn, durability, self.applied_index(), time_unix_ms)).into()
-    }
-
-    /// The index that a linearizable read must see, if this member leads.
-    pub(crate) async fn read_index_as_leader(&self) -> Response {
-        match self.raft().get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Response::ReadIndex(linearizer.read_log_id().index()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_))) => {
-                Response::NotLeader { maybe_proposed: false }
-            }
-            Err(RaftError::Fatal(_)) => Response::NotLeader { maybe_proposed: false },
-        }
     }
 
     /// Proposes a command and waits until the local view contains its outcome.

@@ -45,6 +45,7 @@ mod raft_types;
 mod read_index;
 mod recollect;
 mod records;
+mod reign_check;
 mod seat;
 mod shared;
 mod snapshot;
@@ -53,6 +54,7 @@ mod state_machine;
 mod status;
 mod succession;
 mod ticking;
+mod told;
 
 pub use command::{Cause, Durability, Guard, Key, NodeId, Op, Refusal, Revision, Term, Txn, TxnId};
 pub use format::Formats;

@@ -23,11 +23,13 @@ pub enum Bug {
     ApplyTwice,
     /// A new term gives out the revisions that a power cut has taken once more.
     LeaveNoGap,
+    /// A leader answers readers without asking whether it still reigns.
+    TrustReign,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AcknowledgeBeforeSync,
         Self::SkipReadIndex,
         Self::ReuseRevision,
@@ -36,6 +38,7 @@ impl Bug {
         Self::VoteTwice,
         Self::ApplyTwice,
         Self::LeaveNoGap,
+        Self::TrustReign,
     ];
 }
 

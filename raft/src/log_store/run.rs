@@ -9,7 +9,7 @@ use super::frame::Frame;
 use super::{Inner, LogStore, SyncRequest, Tail};
 use crate::doubt::Doubt;
 use crate::keys;
-use crate::records::{self, LogIdRecord, RunRecord};
+use crate::records::{self, LogIdRecord, RunRecord, VoteRecord};
 use crate::store::OpenError;
 
 impl LogStore {
@@ -111,6 +111,11 @@ impl LogHandle {
     /// The last entry.
     pub(crate) fn last(&self) -> Option<LogIdRecord> {
         self.inner.upgrade()?.tail.lock().last.map(LogIdRecord::from)
+    }
+
+    /// The vote, as it is on disk.
+    pub(crate) fn vote(&self) -> Option<VoteRecord> {
+        self.inner.upgrade()?.tail.lock().vote.as_ref().map(VoteRecord::from)
     }
 
     /// The term of the entry at `index`, if it is here.

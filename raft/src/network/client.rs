@@ -1,6 +1,6 @@
 //! openraft's network over [`Link`]s, and requests to the leader.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,7 @@ use crate::raft_types::{MemberInfo, Snapshot, TypeConfig, Vote};
 use crate::records::{EntryRecord, VoteRecord};
 use crate::snapshot::SnapshotFiles;
 use crate::store::PeerTls;
+use crate::told::Told;
 
 /// Append requests on the way to one follower.
 const PIPELINE_REQUESTS: usize = 16;
@@ -38,8 +39,10 @@ const PIPELINE_REQUESTS: usize = 16;
 const APPEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the news of what is committed may wait for the next entries, unless a follower waits for it.
 const COMMIT_PATIENCE: Duration = Duration::from_millis(1);
+/// A follower that owes so many answers is not asked any more: it may stand still for long, and whoever reads goes on asking.
+const UNANSWERED_MAX: usize = 256;
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
-/// A peer that could not be reached is not tried again before: raft beats for every batch of reads, too.
+/// A peer that could not be reached is not tried again before.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
@@ -57,8 +60,12 @@ pub(crate) struct Peers {
     pub(crate) holds: Holds,
     environment: Environment,
     requests: parking_lot::Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
-    /// The connections over which entries go.
-    replications: parking_lot::Mutex<HashMap<NodeId, Weak<Link>>>,
+    /// The connections over which raft sends at the moment.
+    kept: parking_lot::Mutex<HashMap<(NodeId, Purpose), Weak<Link>>>,
+    /// What followers know from this member as their leader.
+    pub(crate) told: parking_lot::Mutex<Told>,
+    /// Those that were the first to confirm that this member leads.
+    pub(crate) prompt: parking_lot::Mutex<BTreeSet<NodeId>>,
 }
 
 /// Why a request got no answer.
@@ -86,7 +93,9 @@ impl Peers {
             holds: Holds::default(),
             environment,
             requests: parking_lot::Mutex::default(),
-            replications: parking_lot::Mutex::default(),
+            kept: parking_lot::Mutex::default(),
+            told: parking_lot::Mutex::default(),
+            prompt: parking_lot::Mutex::default(),
         }
     }
 
@@ -98,18 +107,29 @@ impl Peers {
             checked.map(|()| link).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))
         });
         self.acquaintances.note(target, &connected);
-        if let (Purpose::Replication, Ok(link)) = (purpose, &connected) {
-            self.replications.lock().insert(target, Arc::downgrade(link));
-        }
         connected
+    }
+
+    /// Notes the connection that raft uses for `purpose`.
+    fn keep(&self, target: NodeId, purpose: Purpose, link: &Arc<Link>) {
+        self.kept.lock().insert((target, purpose), Arc::downgrade(link));
+    }
+
+    fn kept(&self, target: NodeId, purpose: Purpose) -> Option<Arc<Link>> {
+        self.kept.lock().get(&(target, purpose)).and_then(Weak::upgrade)
     }
 
     /// Has a follower be told at once what is committed: something on it waits for that.
     pub(crate) fn hurry(&self, target: NodeId) {
-        let link = self.replications.lock().get(&target).and_then(Weak::upgrade);
-        if let Some(link) = link {
+        if let Some(link) = self.kept(target, Purpose::Replication) {
             link.hurry();
         }
+    }
+
+    /// The connection of raft's heartbeats to a follower, on which nothing waits. `None` if there is none at the moment, or the follower owes too
+    /// many answers.
+    pub(crate) fn prompt_link(&self, target: NodeId) -> Option<Arc<Link>> {
+        self.kept(target, Purpose::Heartbeat).filter(|link| link.is_open() && link.unanswered() < UNANSWERED_MAX)
     }
 
     /// Asks a peer something on the shared request connection.
@@ -190,9 +210,16 @@ type RpcError = RPCError<TypeConfig>;
 
 impl PeerClient {
     async fn link(&mut self, patience: Duration) -> Result<Arc<Link>, RpcError> {
-        if let Some(link) = self.link.as_ref().filter(|link| link.is_open()) {
-            return Ok(Arc::clone(link));
-        }
+        let link = match self.link.as_ref().filter(|link| link.is_open()) {
+            Some(link) => Arc::clone(link),
+            None => self.connect(patience).await?,
+        };
+        // every time: of two that take turns, the one that is used counts
+        self.peers.keep(self.target, self.purpose, &link);
+        Ok(link)
+    }
+
+    async fn connect(&mut self, patience: Duration) -> Result<Arc<Link>, RpcError> {
         if self.missed.is_some_and(|missed| clock::since(missed) < RECONNECT_PAUSE) {
             return Err(RpcError::Unreachable(Unreachable::from_string("the peer could not be reached a moment ago")));
         }
@@ -310,13 +337,16 @@ fn reason(response: &Response) -> String {
     }
 }
 
-fn append(request: &AppendEntriesRequest<TypeConfig>) -> Append {
-    Append {
+/// What a follower is sent, noted as told: nothing may leave before that.
+fn append(peers: &Peers, request: &AppendEntriesRequest<TypeConfig>) -> Append {
+    let append = Append {
         vote: VoteRecord::from(&request.vote),
         previous: request.prev_log_id.map(Into::into),
         entries: request.entries.iter().map(EntryRecord::from).collect(),
         committed: request.leader_commit.map(Into::into),
-    }
+    };
+    peers.told.lock().note(&append);
+    append
 }
 
 /// What became of an append.
@@ -338,7 +368,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let last = rpc.entries.last().map(|entry| entry.log_id()).or(rpc.prev_log_id);
-        match self.ask(&Request::AppendOne(append(&rpc)), RPCTypes::AppendEntries, option.soft_ttl()).await? {
+        match self.ask(&Request::AppendOne(append(&self.peers, &rpc)), RPCTypes::AppendEntries, option.soft_ttl()).await? {
             Response::Appended(matched) if matched == last.map(Into::into) => Ok(AppendEntriesResponse::Success),
             Response::Appended(matched) => Ok(AppendEntriesResponse::PartialSuccess(matched.map(Into::into))),
             Response::AppendConflict(_) => Ok(AppendEntriesResponse::Conflict),
@@ -360,7 +390,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                 // one request now and then: a pipeline would be begun and ended for each
                 let patience = option.soft_ttl();
                 let answers = futures::stream::unfold((self, input), move |(client, mut input)| async move {
-                    let request = Request::AppendOne(append(&input.next().await?));
+                    let request = Request::AppendOne(append(&client.peers, &input.next().await?));
                     let answer = client.ask(&request, RPCTypes::AppendEntries, patience).await.and_then(appended);
                     Some((answer, (client, input)))
                 });
@@ -378,7 +408,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                 .map(move |request| {
                     // where entries go, one without any says only what is committed
                     let only_commits = request.entries.is_empty();
-                    let request = Request::AppendNext { session, append: append(&request) };
+                    let request = Request::AppendNext { session, append: append(&client.peers, &request) };
                     let answer = if only_commits { link.start_patiently(&request, COMMIT_PATIENCE) } else { link.start(&request) };
                     let link = Arc::clone(&link);
                     async move {

@@ -136,6 +136,11 @@ impl Link {
         receiver
     }
 
+    /// How many requests wait for their answers.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.pending.waiting.lock().as_ref().map_or(0, HashMap::len)
+    }
+
     /// Whether requests still have a chance.
     pub(crate) fn is_open(&self) -> bool {
         !self.stop.is_cancelled()

@@ -26,6 +26,7 @@ use crate::experiment::line::Line;
 use crate::happenings::Event;
 use crate::raft_types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::records::{LogIdRecord, StoredMembershipRecord, VoteRecord};
+use crate::reign_check;
 use crate::snapshot::SnapshotFiles;
 
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
@@ -192,6 +193,7 @@ impl Connection {
                 });
                 self.respond(id, &response);
             }
+            Request::AppendOne(append) if is_of_own_leader(&self.core, &append) => self.respond(id, &Response::Appended(None)),
             request => {
                 let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
                 let (core, from, responses) = (Arc::clone(&self.core), self.from, Arc::clone(&self.responses));
@@ -325,6 +327,11 @@ impl Incoming {
         }
         Ok(())
     }
+}
+
+/// Whether a leader asks if it still reigns, and this member follows it: nobody else need be asked.
+fn is_of_own_leader(core: &Core, append: &Append) -> bool {
+    core.log.vote().is_some_and(|saved| reign_check::is_of_own_leader(append, saved))
 }
 
 /// What raft is asked for a leader's append, unless it contradicts what was applied here.

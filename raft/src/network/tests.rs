@@ -23,6 +23,8 @@ use super::messages::{Hello, HelloReply, Purpose, Request, Response};
 use crate::environment::Environment;
 use crate::format::Formats;
 use crate::raft_types::{MemberInfo, Vote};
+use crate::records::VoteRecord;
+use crate::reign_check;
 use crate::store::{Member, MemberRole, PeerTls, Store, StoreConfig};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,7 +67,7 @@ async fn strangers_are_refused_and_harm_nobody() {
     assert!(matches!(link.start(&Request::SnapshotEnd).await.unwrap(), Response::Failed(_)));
     for name in ["../escape", ".hidden", "a/b", ""] {
         let begin = Request::SnapshotBegin {
-            vote: crate::records::VoteRecord { term: 1, voted_for: 9, committed: true },
+            vote: VoteRecord { term: 1, voted_for: 9, committed: true },
             last: None,
             membership: crate::records::StoredMembershipRecord::default(),
             files: vec![(name.to_owned(), 1)],
@@ -94,6 +96,27 @@ async fn a_question_that_cannot_be_read_ends_its_own_connection_only() {
     let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
     assert!(ended.is_err() || answer.is_empty(), "{answer:?}");
     assert!(matches!(shared.start(&Request::ReadIndex).await.unwrap(), Response::ReadIndex(_)));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn whether_its_leader_reigns_a_member_says_without_raft() {
+    let dir = TempDir::new().unwrap();
+    let store = store(&dir, 1, None).await;
+    store.initialize().await.unwrap();
+    let link = Link::connect(&Environment::default(), &store.peer_address().to_string(), &hello("ours", 1), None, PATIENCE).await.unwrap();
+    let own = store.core().log.vote().unwrap();
+    assert!(own.committed && own.voted_for == 1);
+    let ask = |vote| link.start(&Request::AppendOne(reign_check::question(vote)));
+    let before = VoteRecord { term: own.term - 1, ..own };
+    assert_eq!(ask(own).await.unwrap(), Response::Appended(None));
+    assert_eq!(ask(before).await.unwrap(), Response::HigherVote(own));
+    let log = store.core().log.open();
+    store.core().raft().shutdown().await.unwrap();
+    assert_eq!(ask(own).await.unwrap(), Response::Appended(None));
+    assert!(matches!(ask(before).await.unwrap(), Response::Failed(_)), "raft alone answers that");
+    drop(log);
+    assert!(matches!(ask(own).await.unwrap(), Response::Failed(_)), "a member whose raft has ended says nothing");
     store.close().await;
 }
 
