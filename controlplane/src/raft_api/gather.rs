@@ -38,7 +38,8 @@ mod tests {
         let (tell, told) = futures::channel::mpsc::unbounded::<String>();
         let mut chunks = std::pin::pin!(gather(told));
         let say = |message: &str| tell.unbounded_send(message.to_owned()).expect("somebody listens");
-        (say("a\n\n"), say("b\n\n"));
+        say("a\n\n");
+        say("b\n\n");
         assert_eq!(chunks.next().await.as_deref(), Some(&b"a\n\nb\n\n"[..]));
         say("c\n\n");
         assert_eq!(chunks.next().await.as_deref(), Some(&b"c\n\n"[..]));
