@@ -36,6 +36,7 @@ mod majority;
 mod members;
 mod network;
 mod open;
+mod own_runtime;
 mod past;
 #[cfg(feature = "planted")]
 pub mod planted;

@@ -20,6 +20,7 @@ use crate::experiment::{ExperimentError, Experiments, Fault, TimersChange, Timer
 use crate::format::Formats;
 use crate::happenings::{self, Happenings};
 use crate::network::messages::Request;
+use crate::own_runtime::OwnRuntime;
 use crate::raft_types::MemberInfo;
 use crate::read_index::{self, ReadRequest};
 use crate::state_db::StateDb;
@@ -267,8 +268,6 @@ pub const TXN_BYTES_MAX: usize = 4 << 20;
 const BACKUP_PATIENCE: Duration = Duration::from_secs(2);
 /// How long [`Store::initialize`] waits for the first election, and closing for the databases.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// `Spec:` setpriority(2): as important as what the machine itself needs, below real-time work.
-const RAFT_NICENESS: i32 = -10;
 /// Reads that may wait for the next question to the leader.
 const READS_WAITING_MAX: usize = 16_384;
 
@@ -286,7 +285,7 @@ struct Inner {
     was_current: AtomicBool,
     handle: tokio::runtime::Handle,
     /// Taken when it closes; a simulated member has none of its own.
-    runtime: parking_lot::Mutex<Option<tokio::runtime::Runtime>>,
+    runtime: parking_lot::Mutex<Option<OwnRuntime>>,
     databases_closed: parking_lot::Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
@@ -294,9 +293,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.core.closing.cancel();
         self.core.shared.close();
-        if let Some(runtime) = self.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
+        drop(self.runtime.lock().take());
     }
 }
 
@@ -310,20 +307,11 @@ impl Store {
         let path = config.data_dir.clone();
         let failed = |error: &dyn std::fmt::Display| OpenError { path: path.clone(), reason: error.to_string() };
         let runtime = match config.environment.simulation() {
-            None => Some(own_runtime(config.node_id).map_err(|error| failed(&error))?),
+            None => Some(OwnRuntime::start(config.node_id).map_err(|error| failed(&error))?),
             Some(_) => None,
         };
         let handle = runtime.as_ref().map_or_else(tokio::runtime::Handle::current, |runtime| runtime.handle().clone());
-        let opened = handle.spawn(open::open(config)).await.map_err(|error| failed(&error)).flatten();
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                if let Some(runtime) = runtime {
-                    runtime.shutdown_background();
-                }
-                return Err(error);
-            }
-        };
+        let opened = handle.spawn(open::open(config)).await.map_err(|error| failed(&error)).flatten()?;
         let (reads, requests) = mpsc::channel(READS_WAITING_MAX);
         handle.spawn(read_index::serve_reads(Arc::clone(&opened.core), requests));
         let inner = Inner {
@@ -698,9 +686,7 @@ impl Store {
         });
         // it ends with an error only if the runtime is already gone
         drop(closing.await);
-        if let Some(runtime) = self.inner.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
+        drop(self.inner.runtime.lock().take());
     }
 
     async fn change_members(&self, request: Request, deadline: Duration) -> Result<(), StoreError> {
@@ -725,22 +711,6 @@ impl Store {
 fn boot_id() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     read.map_or_else(|_| uuid::Uuid::new_v4().to_string(), |id| id.trim().to_owned())
-}
-
-/// A runtime on which nothing but raft runs. It has one thread: a write passes through a chain of tasks that wake each other, and a second
-/// thread takes part of them over each time, for more than it saves. Whatever takes long runs on the threads for blocking work.
-fn own_runtime(node_id: NodeId) -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name(format!("raft-{node_id}"))
-        .on_thread_start(raise_priority)
-        .enable_all()
-        .build()
-}
-
-/// Heartbeats must go out while others use every core. Without the right to ask for it, the usual priority has to do.
-fn raise_priority() {
-    let _without_the_right = rustix::process::setpriority_process(None, RAFT_NICENESS);
 }
 
 async fn flush(core: &Core, db: Arc<StateDb>) -> std::io::Result<()> {

@@ -18,22 +18,16 @@ use parking_lot::Mutex;
 
 use super::contents::{Contents, EntryPlace};
 use super::frame::{self, Found, Frame, Place};
+use super::output::Output;
 use crate::records::{self, EntryRecord, LogIdRecord};
 
 /// A segment is full when it is longer than this.
 const SEGMENT_BYTES: u64 = 16 << 20;
-/// By so many zeros a segment grows.
-const ROOM_BYTES: u64 = 256 << 10;
-/// The zeros are written in pieces of this size: what is written at once may stay one piece in the system's cache, of which the smallest change
-/// counts as a change of all.
-const PAGE: [u8; 4096] = [0; 4096];
-/// Writes from this size on are written behind the zeros: the size of the file costs little beside them.
-const LARGE_WRITE_BYTES: usize = 16 << 10;
 
 /// The entries of one log.
 pub(super) struct Journal {
     directory: PathBuf,
-    /// Segments grow by [`ROOM_BYTES`]; otherwise they are as long as what was written to them, which a simulated disk wants to know.
+    /// See [`Output::create`].
     makes_room: bool,
     state: Mutex<State>,
     writer: Mutex<Writer>,
@@ -72,10 +66,8 @@ struct Chunk {
 
 #[derive(Default)]
 struct Writer {
-    /// The segment that is being written, with its length.
-    current: Option<(u64, Arc<File>, u64)>,
-    /// Something was written since the last sync.
-    is_dirty: bool,
+    /// The segment that is being written.
+    current: Option<(u64, Output)>,
     /// A write has failed: nobody knows what the disk holds.
     has_failed: bool,
 }
@@ -136,15 +128,13 @@ impl Journal {
             (state.unwritten.clone(), state.end, state.contents.purged)
         };
         for chunk in &chunks {
-            let file = self.file_for(writer, chunk.at.segment)?;
-            self.write_chunk(writer, &file, chunk)?;
+            self.output(writer, chunk.at.segment)?.write(&chunk.bytes, chunk.at.offset, to_disk)?;
             self.state.lock().unwritten.pop_front();
         }
         let Some(end) = end.filter(|_| to_disk) else { return Ok(()) };
-        if let Some((_, file, _)) = writer.current.as_ref().filter(|_| writer.is_dirty) {
-            file.sync_data()?;
+        if let Some((_, output)) = &mut writer.current {
+            output.sync()?;
         }
-        writer.is_dirty = false;
         let mut state = self.state.lock();
         (state.synced, state.purged_on_disk) = (end, purged);
         Ok(())
@@ -233,44 +223,31 @@ impl Journal {
         }
     }
 
-    /// The file of a segment, made if need be. Whatever is in the segment before it is synced first.
-    fn file_for(&self, writer: &mut Writer, number: u64) -> io::Result<Arc<File>> {
-        if let Some((current, file, _)) = &writer.current {
-            if *current == number {
-                return Ok(Arc::clone(file));
-            }
-            file.sync_data()?;
+    /// The segment with that number, made if need be. Whatever is in the one before it is synced first.
+    fn output<'a>(&self, writer: &'a mut Writer, number: u64) -> io::Result<&'a mut Output> {
+        let is_current = writer.current.as_ref().is_some_and(|(current, _)| *current == number);
+        if let Some((_, output)) = writer.current.as_mut().filter(|_| !is_current) {
+            output.sync()?;
         }
+        let (_, output) = match writer.current.take().filter(|_| is_current) {
+            Some(current) => writer.current.insert(current),
+            None => writer.current.insert((number, self.begin(number)?)),
+        };
+        Ok(output)
+    }
+
+    fn begin(&self, number: u64) -> io::Result<Output> {
         if !self.directory.exists() {
             fs::create_dir(&self.directory)?;
             sync_parent(&self.directory)?;
         }
         let path = path(&self.directory, number);
-        let file = Arc::new(File::options().read(true).write(true).create_new(true).open(&path)?);
+        let output = Output::create(&path, self.makes_room)?;
         sync_parent(&path)?;
         if let Some(segment) = self.state.lock().segments.get_mut(&number) {
-            segment.file = Some(Arc::clone(&file));
+            segment.file = Some(Arc::clone(output.file()));
         }
-        writer.current = Some((number, Arc::clone(&file), 0));
-        Ok(file)
-    }
-
-    fn write_chunk(&self, writer: &mut Writer, file: &File, chunk: &Chunk) -> io::Result<()> {
-        writer.is_dirty = true;
-        file.write_all_at(&chunk.bytes, chunk.at.offset)?;
-        let Some((_, _, length)) = &mut writer.current else { return Ok(()) };
-        let end = chunk.end();
-        if self.makes_room && end > *length && chunk.bytes.len() < LARGE_WRITE_BYTES {
-            let room_end = (end / ROOM_BYTES + 1) * ROOM_BYTES;
-            for page in end / PAGE.len() as u64..room_end / PAGE.len() as u64 {
-                let from = end.max(page * PAGE.len() as u64);
-                let into_page = usize::try_from(from % PAGE.len() as u64).unwrap_or(0);
-                file.write_all_at(&PAGE[into_page..], from)?;
-            }
-            *length = room_end;
-        }
-        *length = (*length).max(end);
-        Ok(())
+        Ok(output)
     }
 }
 
@@ -366,10 +343,6 @@ fn settle(path: &Path, bytes: &[u8], end: u64) -> io::Result<()> {
 }
 
 impl Chunk {
-    fn end(&self) -> u64 {
-        self.at.offset + self.bytes.len() as u64
-    }
-
     /// The bytes at a place, if they are here.
     fn share(&self, place: EntryPlace) -> Option<&[u8]> {
         let start = place.at.offset.checked_sub(self.at.offset).filter(|_| place.at.segment == self.at.segment)?;
