@@ -11,28 +11,38 @@ use hdrhistogram::Histogram;
 
 use crate::clock;
 
-const BLOCK_BYTES: usize = 4096;
+/// What is written at once.
+pub(crate) const BLOCK_BYTES: usize = 4096;
 /// Blocks of the file that has its length.
-const BLOCKS: u64 = 4096;
+pub(crate) const BLOCKS: u64 = 4096;
 
 /// What the disk did.
 #[derive(Clone, Copy, Debug)]
 pub struct Floor {
     /// At the end of a growing file.
-    pub append: Syncs,
+    pub append: Latencies,
     /// Inside a file that has its length.
-    pub overwrite: Syncs,
+    pub overwrite: Latencies,
 }
 
-/// Writes of 4 KiB with fdatasync, one after the other.
+/// Of things that are done one after the other.
 #[derive(Clone, Copy, Debug)]
-pub struct Syncs {
+pub struct Latencies {
     /// How many.
     pub per_second: f64,
     /// Microseconds of one.
     pub p50_us: u64,
     /// Microseconds of one.
     pub p99_us: u64,
+}
+
+impl Latencies {
+    /// What was recorded in microseconds while `took` passed.
+    pub(crate) fn of(recorded: &Histogram<u64>, took: Duration) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a count of calls is far below 2^52")]
+        let per_second = recorded.len() as f64 / took.as_secs_f64();
+        Self { per_second, p50_us: recorded.value_at_quantile(0.5), p99_us: recorded.value_at_quantile(0.99) }
+    }
 }
 
 /// Writes and syncs for that long each way, in a file of its own, which is removed afterwards.
@@ -51,7 +61,7 @@ pub fn measure(directory: &Path, duration: Duration) -> anyhow::Result<Floor> {
     Ok(Floor { append, overwrite })
 }
 
-fn syncs(file: &mut File, duration: Duration, around: bool) -> anyhow::Result<Syncs> {
+fn syncs(file: &mut File, duration: Duration, around: bool) -> anyhow::Result<Latencies> {
     file.rewind()?;
     let block = [0x5a; BLOCK_BYTES];
     let mut latencies = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
@@ -65,9 +75,7 @@ fn syncs(file: &mut File, duration: Duration, around: bool) -> anyhow::Result<Sy
         file.sync_data()?;
         latencies.saturating_record(u64::try_from(before.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
-    #[expect(clippy::cast_precision_loss, reason = "a count of syncs is far below 2^52")]
-    let per_second = latencies.len() as f64 / start.elapsed().as_secs_f64();
-    Ok(Syncs { per_second, p50_us: latencies.value_at_quantile(0.5), p99_us: latencies.value_at_quantile(0.99) })
+    Ok(Latencies::of(&latencies, start.elapsed()))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod group;
 pub mod growth;
 pub mod member;
 pub mod protocol;
+pub mod relay;
 pub mod report;
 pub mod rounds;
 pub mod rows;

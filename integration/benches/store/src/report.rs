@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::floor::Floor;
+use crate::relay::Ways;
 use crate::rounds::{Round, median};
 use crate::usage::Usage;
 
@@ -36,6 +37,8 @@ pub struct Page {
     pub about: String,
     /// The disk, before and after the rows.
     pub floor: [Floor; 2],
+    /// A call, before and after the rows.
+    pub ways: [Ways; 2],
     /// How many objects there were.
     pub objects: u64,
     /// By system.
@@ -50,13 +53,19 @@ impl Page {
         let mut text = String::from("# The store beside etcd\n\n");
         let _infallible = writeln!(
             text,
-            "{}\n\nThe disk's floor: one thread that writes 4 KiB and calls fdatasync.\n\n| floor | per second | p50 us | p99 us |\n|---|---|---|---|",
+            "{}\n\nThe floor. Of the disk: one thread that writes 4 KiB and calls fdatasync. Of one call in flight: from a client to a leader, \
+             from there to one follower, which calls fdatasync if it is a put, and back, over TLS, by three threads that do nothing else.\n\n| floor | per second | p50 us | p99 us |\n|---|---|---|---|",
             self.about
         );
         for (when, floor) in ["before", "after"].iter().zip(&self.floor) {
             for (how, syncs) in [("appended to a growing file", floor.append), ("inside a file of its final length", floor.overwrite)] {
                 let _infallible =
                     writeln!(text, "| {how}, {when} the rows | {:.0} | {} | {} |", syncs.per_second, syncs.p50_us, syncs.p99_us);
+            }
+        }
+        for (when, ways) in ["before", "after"].iter().zip(&self.ways) {
+            for (what, way) in [("a put's way", ways.put), ("a get's way", ways.get)] {
+                let _infallible = writeln!(text, "| {what}, {when} the rows | {:.0} | {} | {} |", way.per_second, way.p50_us, way.p99_us);
             }
         }
         text.push('\n');

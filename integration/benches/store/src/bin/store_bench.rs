@@ -10,7 +10,7 @@ use trierarch_store_bench::report::{Filled, Line, Page};
 use trierarch_store_bench::rounds::{self, Length, Round};
 use trierarch_store_bench::rows::{self, Row};
 use trierarch_store_bench::systems::{self, System};
-use trierarch_store_bench::{clock, floor};
+use trierarch_store_bench::{clock, floor, relay};
 
 /// The store beside etcd.
 #[derive(Parser)]
@@ -81,6 +81,7 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
     }
     let identity = Identity::make(&args.directory)?;
     let floor_before = floor::measure(&args.directory, FLOOR)?;
+    let ways_before = relay::measure(&args.directory, &identity, FLOOR)?;
     let (_ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity)?;
     let (_etcd, etcd) = systems::start_etcd(&args.etcd, &args.directory, &identity)?;
     systems.push(etcd);
@@ -103,7 +104,15 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
         lines.push(line(args, &systems, row, number).await.with_context(|| format!("in the row {:?}", row.name))?);
     }
     let floor_after = floor::measure(&args.directory, FLOOR)?;
-    Ok(Page { about: args.about.clone(), floor: [floor_before, floor_after], objects: args.objects, filled, lines })
+    let ways_after = relay::measure(&args.directory, &identity, FLOOR)?;
+    Ok(Page {
+        about: args.about.clone(),
+        floor: [floor_before, floor_after],
+        ways: [ways_before, ways_after],
+        objects: args.objects,
+        filled,
+        lines,
+    })
 }
 
 /// All rounds of one row, the systems in turns.

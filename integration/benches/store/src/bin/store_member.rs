@@ -12,6 +12,10 @@ use trierarch_etcd_facade::member::{MemberArgs, numbered};
 use trierarch_etcd_facade::server;
 use trierarch_store_bench::member;
 
+/// As the program itself has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A member of the measured group.
 #[derive(Parser)]
 struct Args {

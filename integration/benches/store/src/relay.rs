@@ -1,0 +1,139 @@
+//! The floor of one call in flight: what is left of a group when everything but its way is taken away. A client asks a leader, which asks
+//! one follower, which syncs its disk if it was a put, and the answers go back the same way. Three threads that block, TLS between them, no
+//! raft, no state.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
+use trierarch_etcd_facade::tls::Identity;
+
+use crate::clock;
+use crate::floor::{BLOCK_BYTES, BLOCKS, Latencies};
+
+/// Bytes of a request, and of what the leader sends on.
+const REQUEST_BYTES: usize = 320;
+/// Bytes of an answer.
+const ANSWER_BYTES: usize = 64;
+
+/// How long a call takes at least.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways {
+    /// With a sync of the follower's disk.
+    pub put: Latencies,
+    /// Without.
+    pub get: Latencies,
+}
+
+/// Goes each way for that long.
+///
+/// # Errors
+/// Of the disk, and of connections on loopback.
+pub fn measure(directory: &Path, identity: &Identity, duration: Duration) -> anyhow::Result<Ways> {
+    let path = directory.join("relay");
+    let file = File::options().create_new(true).write(true).open(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    (0..BLOCKS).try_for_each(|block| file.write_all_at(&[0; BLOCK_BYTES], block * BLOCK_BYTES as u64))?;
+    file.sync_all()?;
+    let put = calls(identity, Some(file), duration)?;
+    std::fs::remove_file(&path)?;
+    Ok(Ways { put, get: calls(identity, None, duration)? })
+}
+
+fn calls(identity: &Identity, disk: Option<File>, duration: Duration) -> anyhow::Result<Latencies> {
+    let (client, server) = (identity.client(&[])?, identity.server(&[])?);
+    let (leader, follower) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    let (to_leader, to_follower) = (leader.local_addr()?, follower.local_addr()?);
+    thread::scope(|threads| {
+        let following = threads.spawn(|| follow(accept(&follower, &server)?, disk.as_ref()));
+        let leading = threads.spawn(|| lead(accept(&leader, &server)?, connect(to_follower, &client)?));
+        let mut stream = connect(to_leader, &client)?;
+        let mut latencies = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+        let start = clock::now();
+        while start.elapsed() < duration {
+            let before = clock::now();
+            ask(&mut stream)?;
+            latencies.saturating_record(u64::try_from(before.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
+        let took = start.elapsed();
+        stream.sock.shutdown(std::net::Shutdown::Both)?;
+        for thread in [following, leading] {
+            thread.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
+        }
+        Ok(Latencies::of(&latencies, took))
+    })
+}
+
+/// Answers until the other side goes away.
+fn follow(mut stream: impl Read + Write, disk: Option<&File>) -> anyhow::Result<()> {
+    let mut request = [0; REQUEST_BYTES];
+    let mut offset = 0;
+    while stream.read_exact(&mut request).is_ok() {
+        if let Some(disk) = disk {
+            disk.write_all_at(&request, offset)?;
+            disk.sync_data()?;
+            offset = (offset + REQUEST_BYTES as u64) % ((BLOCKS - 1) * BLOCK_BYTES as u64);
+        }
+        answer(&mut stream)?;
+    }
+    Ok(())
+}
+
+/// Hands requests on until the other side goes away.
+fn lead(mut stream: impl Read + Write, mut follower: StreamOwned<ClientConnection, TcpStream>) -> anyhow::Result<()> {
+    let mut request = [0; REQUEST_BYTES];
+    while stream.read_exact(&mut request).is_ok() {
+        ask(&mut follower)?;
+        answer(&mut stream)?;
+    }
+    follower.sock.shutdown(std::net::Shutdown::Both)?;
+    Ok(())
+}
+
+fn ask(stream: &mut (impl Read + Write)) -> anyhow::Result<()> {
+    stream.write_all(&[0x5a; REQUEST_BYTES])?;
+    stream.flush()?;
+    Ok(stream.read_exact(&mut [0; ANSWER_BYTES])?)
+}
+
+fn answer(stream: &mut (impl Read + Write)) -> anyhow::Result<()> {
+    stream.write_all(&[0xa5; ANSWER_BYTES])?;
+    Ok(stream.flush()?)
+}
+
+fn connect(address: std::net::SocketAddr, tls: &Arc<ClientConfig>) -> anyhow::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let tcp = TcpStream::connect(address)?;
+    tcp.set_nodelay(true)?;
+    let name = ServerName::try_from("127.0.0.1")?;
+    Ok(StreamOwned::new(ClientConnection::new(Arc::clone(tls), name)?, tcp))
+}
+
+fn accept(listener: &TcpListener, tls: &Arc<ServerConfig>) -> anyhow::Result<StreamOwned<ServerConnection, TcpStream>> {
+    let (tcp, _) = listener.accept()?;
+    tcp.set_nodelay(true)?;
+    Ok(StreamOwned::new(ServerConnection::new(Arc::clone(tls))?, tcp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_a_floor() {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = Identity::make(directory.path()).unwrap();
+        let Ways { put, get } = measure(directory.path(), &identity, Duration::from_millis(50)).unwrap();
+        for way in [put, get] {
+            assert!(way.per_second > 0.0 && way.p50_us <= way.p99_us);
+        }
+        assert!(!directory.path().join("relay").exists());
+    }
+}
