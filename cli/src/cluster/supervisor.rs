@@ -31,7 +31,7 @@ const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// The longest of these pauses: somebody who has repaired a master does not want to wait.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A master that ran for so long did not end because of how it was started.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(2);
 /// How long parts may take to end by themselves.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
