@@ -5,14 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rocksdb::WriteBatch;
-
 use crate::backup::{self, BackupError, BackupHeader};
 use crate::command::Command;
 use crate::environment::Environment;
 use crate::log_store::LogStore;
 use crate::records::{self, EntryRecord, LogIdRecord, LogOwner, MemberRecord, MembershipRecord, PayloadRecord, StoredMembershipRecord};
-use crate::state_db::StateDb;
+use crate::state_db::{Rows, StateDb};
 
 /// How many revisions a cluster skips that goes on from an earlier state: those that were given out after that state are never given out
 /// again with another meaning, unless there were more of them.
@@ -81,9 +79,9 @@ fn found_state(state: &StateDb, header: &BackupHeader) -> io::Result<LogIdRecord
     let own = MemberRecord { peer_address: String::new(), api_address: String::new(), wants_vote: true };
     let membership = MembershipRecord { voters: vec![BTreeSet::from([header.node_id])], members: BTreeMap::from([(header.node_id, own)]) };
     meta.membership = StoredMembershipRecord { log_id: Some(position), membership };
-    let mut batch = WriteBatch::default();
-    state.stage_removed_members(&mut batch, &removed);
-    state.write(&batch, &meta)?;
+    let mut rows = Rows::default();
+    rows.stage_removed_members(&removed);
+    state.write(&rows, &meta)?;
     state.flush()?;
     Ok(position)
 }

@@ -3,7 +3,6 @@
 //!
 //! The database lives in a numbered directory, and the file `current` names it, so that an installed snapshot replaces it in one step.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,27 +10,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 
-use crate::apply::Write;
 use crate::columns::StateColumn;
-use crate::command::{Key, NodeId, Revision};
 use crate::disk;
 use crate::drop_signal::DropSignal;
 use crate::environment::Environment;
-use crate::gaps::Gaps;
 use crate::keys;
 use crate::log_store::{damage, open_failure};
-use crate::records::{self, OutcomeRow, StateMeta};
+use crate::records::{self, StateMeta};
 use crate::store::OpenError;
 
 mod history;
 mod legacy;
 mod load;
 mod row;
+mod rows;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use history::Slice;
+pub(crate) use rows::Rows;
 
+/// Room in a batch for its header and the key of the position.
+const BATCH_BYTES: usize = 64;
 /// Names the directory in use.
 const CURRENT: &str = "current";
 
@@ -168,45 +168,20 @@ impl StateDb {
         meta
     }
 
-    /// Adds rows to a batch.
-    pub(crate) fn stage(&self, batch: &mut WriteBatch, write: Write) {
-        match write {
-            Write::PutHistory(change) => {
-                let key = keys::history(change.revision, &change.key);
-                batch.put_cf(self.column(StateColumn::History), key, records::encode(&change.row));
-            }
-            Write::PutOutcome { index, id, outcome } => {
-                batch.put_cf(self.column(StateColumn::Outcomes), keys::index(index), records::encode(&OutcomeRow { id, outcome }));
-            }
-            Write::DeleteOutcome { index } => batch.delete_cf(self.column(StateColumn::Outcomes), keys::index(index)),
-        }
-    }
-
-    /// Adds the ids of removed members to a batch.
-    pub(crate) fn stage_removed_members(&self, batch: &mut WriteBatch, removed: &BTreeSet<NodeId>) {
-        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_REMOVED, records::encode(removed));
-    }
-
-    /// Adds the revisions that were left out to a batch.
-    pub(crate) fn stage_gaps(&self, batch: &mut WriteBatch, gaps: &Gaps) {
-        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_GAPS, records::encode(gaps));
-    }
-
-    /// Adds the removal of history rows to a batch.
-    pub(crate) fn stage_removed(&self, batch: &mut WriteBatch, rows: Vec<(Revision, Key)>) {
-        for (revision, key) in rows {
-            batch.delete_cf(self.column(StateColumn::History), keys::history(revision, &key));
-        }
-    }
-
-    /// Writes a batch together with its position: readable at once, durable with the next flush.
+    /// Writes rows together with their position: readable at once, durable with the next flush.
     ///
     /// # Errors
-    /// Of RocksDB. `WouldBlock`: a flush has to end first; nothing was written, the batch may be written again.
-    pub(crate) fn write(&self, batch: &WriteBatch, meta: &StateMeta) -> io::Result<()> {
-        // RocksDB takes it away, and it may be needed again
-        let mut batch = WriteBatch::from_data(batch.data());
-        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_META, records::encode_layout(meta));
+    /// Of RocksDB. `WouldBlock`: a flush has to end first; nothing was written, the rows may be written again.
+    pub(crate) fn write(&self, rows: &Rows, meta: &StateMeta) -> io::Result<()> {
+        let position = records::encode_layout(meta);
+        let mut batch = WriteBatch::with_capacity_bytes(rows.size_bytes() + position.len() + BATCH_BYTES);
+        for row in rows.iter() {
+            match &row.value {
+                Some(value) => batch.put_cf(self.column(row.column), &row.key, value),
+                None => batch.delete_cf(self.column(row.column), &row.key),
+            }
+        }
+        batch.put_cf(self.column(StateColumn::Meta), keys::STATE_META, position);
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         // on a full disk it would wait for room without end, and nobody could close it

@@ -12,7 +12,6 @@ use futures::{Stream, StreamExt as _};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::RwLock;
-use rocksdb::WriteBatch;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +22,7 @@ use crate::gaps::{self, Gaps};
 use crate::raft_types::{self, Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::records::{self, StateMeta, StoredMembershipRecord};
 use crate::snapshot::{SnapshotBuilder, SnapshotFiles};
-use crate::state_db::StateDb;
+use crate::state_db::{Rows, StateDb};
 use crate::store::Committed;
 use crate::view::View;
 use crate::watch::{Event, Hub};
@@ -162,7 +161,7 @@ impl Drop for StateMachine {
 /// What is collected until the next write.
 #[derive(Default)]
 struct Batch {
-    rows: WriteBatch,
+    rows: Rows,
     events: Vec<Arc<Event>>,
     answers: Vec<(ApplyResponder<TypeConfig>, Outcome)>,
     entries: usize,
@@ -227,11 +226,7 @@ impl StateMachine {
         let outcome = match &entry.payload {
             EntryPayload::Blank => Outcome::Nothing,
             EntryPayload::Membership(membership) => {
-                self.change_membership(
-                    db,
-                    batch,
-                    StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: membership.into() },
-                );
+                self.change_membership(batch, StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: membership.into() });
                 Outcome::Nothing
             }
             EntryPayload::Normal(payload) => match records::decode_shared::<Command>(&payload.0)? {
@@ -241,9 +236,9 @@ impl StateMachine {
                         if let Write::PutHistory(change) = &write {
                             self.meta.history_bytes += change.size_bytes();
                         }
-                        db.stage(&mut batch.rows, write);
+                        batch.rows.stage(write);
                     }
-                    self.absorb(db, batch, &decision, at);
+                    self.absorb(batch, &decision, at);
                     applied_txn = Some(txn);
                     decision.outcome
                 }
@@ -280,21 +275,21 @@ impl StateMachine {
     }
 
     /// Takes a membership in, and remembers for ever who is not in it any more.
-    fn change_membership(&mut self, db: &StateDb, batch: &mut Batch, next: StoredMembershipRecord) {
+    fn change_membership(&mut self, batch: &mut Batch, next: StoredMembershipRecord) {
         let gone = self.meta.membership.membership.members.keys().filter(|id| !next.membership.members.contains_key(id));
         let before = self.state.removed.len();
         self.state.removed.extend(gone);
         if self.state.removed.len() > before {
-            db.stage_removed_members(&mut batch.rows, &self.state.removed);
+            batch.rows.stage_removed_members(&self.state.removed);
             self.shared.removed.write().clone_from(&self.state.removed);
         }
         self.meta.membership = next;
     }
 
-    fn absorb(&mut self, db: &StateDb, batch: &mut Batch, decision: &Decision, at: Position) {
+    fn absorb(&mut self, batch: &mut Batch, decision: &Decision, at: Position) {
         batch.events.extend(decision.events());
         if let Some(index) = self.state.absorb(decision, at) {
-            db.stage(&mut batch.rows, Write::DeleteOutcome { index });
+            batch.rows.stage(Write::DeleteOutcome { index });
         }
         self.meta.revision = self.state.view.revision();
         self.meta.forgotten_index = self.state.outcomes.forgotten_index();
@@ -312,9 +307,9 @@ impl StateMachine {
         self.state.compacted = upto;
         // before the rows go: a reader that finds some missing looks here afterwards
         self.shared.compacted.store(upto, Ordering::Release);
-        db.stage_removed(&mut batch.rows, apply::compaction(&rows));
+        batch.rows.stage_removed(apply::compaction(&rows));
         self.state.gaps.forget(upto);
-        db.stage_gaps(&mut batch.rows, &self.state.gaps);
+        batch.rows.stage_gaps(&self.state.gaps);
         self.shared.gaps.write().clone_from(&self.state.gaps);
         Ok(())
     }
@@ -331,7 +326,7 @@ impl StateMachine {
         // what comes before belongs to the revisions before
         self.commit(db, std::mem::take(batch)).await?;
         self.state.gaps.add(revision, upto);
-        db.stage_gaps(&mut batch.rows, &self.state.gaps);
+        batch.rows.stage_gaps(&self.state.gaps);
         self.shared.gaps.write().clone_from(&self.state.gaps);
         self.state.view.set_revision(upto);
         self.meta.revision = upto;
@@ -402,7 +397,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if let Some(responder) = responder {
                 batch.answers.push((responder, outcome));
             }
-            if batch.entries >= BATCH_ENTRIES_MAX || batch.rows.size_in_bytes() >= BATCH_BYTES_MAX {
+            if batch.entries >= BATCH_ENTRIES_MAX || batch.rows.size_bytes() >= BATCH_BYTES_MAX {
                 self.commit(&db, std::mem::take(&mut batch)).await?;
             }
         }

@@ -24,6 +24,9 @@ use crate::records::{self, EntryRecord, LogIdRecord};
 /// A segment is full when it is longer than this.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
+/// Memory beyond this is given back.
+const SPARE_BYTES_MAX: usize = 1 << 20;
+
 /// The entries of one log.
 pub(super) struct Journal {
     directory: PathBuf,
@@ -48,6 +51,8 @@ struct State {
     /// What is being written, then what waits for the next [`Journal::write`].
     unwritten: VecDeque<Arc<Chunk>>,
     waiting: Option<Chunk>,
+    /// Memory of a chunk that was written, for the next one: what grows is moved again and again.
+    spare: Vec<u8>,
 }
 
 /// A file of the journal.
@@ -127,9 +132,11 @@ impl Journal {
             state.unwritten.extend(waiting);
             (state.unwritten.clone(), state.end, state.contents.purged)
         };
-        for chunk in &chunks {
+        for chunk in chunks {
             self.output(writer, chunk.at.segment)?.write(&chunk.bytes, chunk.at.offset, to_disk)?;
-            self.state.lock().unwritten.pop_front();
+            let mut state = self.state.lock();
+            state.unwritten.pop_front();
+            state.keep_memory(chunk);
         }
         let Some(end) = end.filter(|_| to_disk) else { return Ok(()) };
         if let Some((_, output)) = &mut writer.current {
@@ -272,13 +279,22 @@ impl State {
     fn put(&mut self, frame: &Frame) -> Result<usize, String> {
         let Some(at) = self.end else { return Err("no segment was begun".into()) };
         let synced = if self.synced.segment == at.segment { self.synced.offset } else { 0 };
-        let waiting = self.waiting.get_or_insert_with(|| Chunk { at, bytes: Vec::new() });
+        let spare = &mut self.spare;
+        let waiting = self.waiting.get_or_insert_with(|| Chunk { at, bytes: std::mem::take(spare) });
         let before = waiting.bytes.len();
         frame::put(&mut waiting.bytes, at, synced, frame);
         let bytes = waiting.bytes.len() - before;
         let place = EntryPlace { at, bytes: u32::try_from(bytes).map_err(|_too_long| "a frame is too long")? };
         self.end = Some(Place { offset: at.offset + bytes as u64, ..at });
         self.contents.take(frame, place).map(|()| bytes)
+    }
+
+    /// Keeps the memory of a chunk that nobody needs any more.
+    fn keep_memory(&mut self, chunk: Arc<Chunk>) {
+        if let Some(Chunk { mut bytes, .. }) = Arc::into_inner(chunk).filter(|chunk| chunk.bytes.capacity() <= SPARE_BYTES_MAX) {
+            bytes.clear();
+            self.spare = bytes;
+        }
     }
 
     /// Reads a segment of an earlier run.

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use rocksdb::{DB, IteratorMode, Options, WriteBatch};
+use rocksdb::{DB, IteratorMode, Options};
 
-use super::StateDb;
+use super::{Rows, StateDb};
 use crate::apply::Write;
 use crate::command::{Cause, Key};
 use crate::records::{self, HistoryChange, HistoryRow, HistoryVersion, ObjectRow};
@@ -30,7 +30,7 @@ impl StateDb {
     pub(super) fn take_over(&mut self) -> io::Result<()> {
         let Some(objects) = self.db.cf_handle(OBJECTS) else { return Ok(()) };
         let meta = self.meta()?;
-        let mut batch = WriteBatch::default();
+        let mut rows = Rows::default();
         for row in self.db.iterator_cf(objects, IteratorMode::Start) {
             let (key, value) = row.map_err(|error| self.error(error))?;
             let (key, row) = (Key::from(key.into_vec()), records::decode::<ObjectRow>(&value)?);
@@ -40,13 +40,13 @@ impl StateDb {
             let ObjectRow { revision, create_revision, split, terms, value } = row;
             let version = Some(HistoryVersion { create_revision, split, terms, value });
             let row = HistoryRow { version, previous: None, cause: Cause::default(), time_unix_ms: 0 };
-            self.stage(&mut batch, Write::PutHistory(HistoryChange { key, revision, row }));
-            if batch.size_in_bytes() >= BATCH_BYTES_MAX {
-                self.write(&std::mem::take(&mut batch), &meta)?;
+            rows.stage(Write::PutHistory(HistoryChange { key, revision, row }));
+            if rows.size_bytes() >= BATCH_BYTES_MAX {
+                self.write(&std::mem::take(&mut rows), &meta)?;
                 self.flush()?;
             }
         }
-        self.write(&batch, &meta)?;
+        self.write(&rows, &meta)?;
         self.flush()?;
         self.db.drop_cf(OBJECTS).map_err(|error| io::Error::other(error.into_string()))
     }

@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::apply::Write;
 use crate::records::{HistoryRow, HistoryVersion};
 
 #[test]
@@ -23,7 +24,7 @@ fn a_replacement_is_complete_and_the_old_generation_goes() {
     let dir = TempDir::new().unwrap();
     let old = StateDb::open_current(&dir.path().join("state"), None).unwrap();
     let meta = StateMeta { revision: 7, ..StateMeta::default() };
-    old.write(&WriteBatch::default(), &meta).unwrap();
+    old.write(&Rows::default(), &meta).unwrap();
     let incoming = dir.path().join("incoming");
     old.checkpoint(&incoming).unwrap();
     assert_eq!(StateDb::meta_of_checkpoint(&incoming).unwrap(), meta);
@@ -93,7 +94,7 @@ fn a_state_of_format_1_is_taken_over() {
 fn what_is_forgotten_at_once_is_bounded_by_rows_and_bytes() {
     let dir = TempDir::new().unwrap();
     let db = StateDb::open_current(dir.path(), None).unwrap();
-    let mut batch = WriteBatch::default();
+    let mut rows = Rows::default();
     let row_bytes = |value_bytes: usize| {
         let value = vec![0; value_bytes].into();
         let version = HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value };
@@ -102,9 +103,9 @@ fn what_is_forgotten_at_once_is_bounded_by_rows_and_bytes() {
     // one transaction of three keys, then single ones
     for (revision, key) in [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (3, "a"), (4, "a")] {
         let change = crate::records::HistoryChange { key: key.into(), revision, row: row_bytes(1000) };
-        db.stage(&mut batch, Write::PutHistory(change));
+        rows.stage(Write::PutHistory(change));
     }
-    db.write(&batch, &StateMeta { revision: 4, ..StateMeta::default() }).unwrap();
+    db.write(&rows, &StateMeta { revision: 4, ..StateMeta::default() }).unwrap();
     let check = |before_unix_ms, excess_bytes, rows_max, bytes_max, expected| {
         let slice = Slice { rows_max, bytes_max };
         assert_eq!(db.last_to_forget(0, before_unix_ms, excess_bytes, slice).unwrap(), expected, "{slice:?}");

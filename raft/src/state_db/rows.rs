@@ -1,0 +1,114 @@
+//! Rows of the state that are written together. RocksDB takes a batch away with each attempt to write it, and moves what is in it while it
+//! grows; so the batch is made of them when it is written, in one piece.
+
+use std::collections::BTreeSet;
+
+use crate::apply::Write;
+use crate::columns::StateColumn;
+use crate::command::{Key, NodeId, Revision};
+use crate::gaps::Gaps;
+use crate::keys;
+use crate::records::{self, OutcomeRow};
+
+/// RocksDB's own bytes of a row: what is done with it, the family, two lengths.
+const ROW_BYTES: usize = 16;
+
+/// What is written to the state in one step, together with its position.
+#[derive(Default)]
+pub(crate) struct Rows {
+    rows: Vec<Row>,
+    size_bytes: usize,
+}
+
+/// What becomes of the row with a key.
+pub(super) struct Row {
+    pub(super) column: StateColumn,
+    pub(super) key: Vec<u8>,
+    /// `None`: it is removed.
+    pub(super) value: Option<Vec<u8>>,
+}
+
+impl Rows {
+    /// Adds what was decided.
+    pub(crate) fn stage(&mut self, write: Write) {
+        match write {
+            Write::PutHistory(change) => {
+                self.add(StateColumn::History, keys::history(change.revision, &change.key), Some(records::encode(&change.row)));
+            }
+            Write::PutOutcome { index, id, outcome } => {
+                self.add(StateColumn::Outcomes, keys::index(index), Some(records::encode(&OutcomeRow { id, outcome })));
+            }
+            Write::DeleteOutcome { index } => self.add(StateColumn::Outcomes, keys::index(index), None),
+        }
+    }
+
+    /// Adds the ids of removed members.
+    pub(crate) fn stage_removed_members(&mut self, removed: &BTreeSet<NodeId>) {
+        self.add(StateColumn::Meta, keys::STATE_REMOVED, Some(records::encode(removed)));
+    }
+
+    /// Adds the revisions that were left out.
+    pub(crate) fn stage_gaps(&mut self, gaps: &Gaps) {
+        self.add(StateColumn::Meta, keys::STATE_GAPS, Some(records::encode(gaps)));
+    }
+
+    /// Adds the removal of history.
+    pub(crate) fn stage_removed(&mut self, rows: Vec<(Revision, Key)>) {
+        for (revision, key) in rows {
+            self.add(StateColumn::History, keys::history(revision, &key), None);
+        }
+    }
+
+    /// About how many bytes they take in RocksDB's batch.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter()
+    }
+
+    fn add(&mut self, column: StateColumn, key: impl Into<Vec<u8>>, value: Option<Vec<u8>>) {
+        let row = Row { column, key: key.into(), value };
+        self.size_bytes += row.key.len() + row.value.as_ref().map_or(0, Vec::len) + ROW_BYTES;
+        self.rows.push(row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::apply::Write;
+    use crate::command::{Cause, TxnId};
+    use crate::records::{HistoryChange, HistoryRow, HistoryVersion, StateMeta};
+    use crate::state_db::StateDb;
+
+    use super::*;
+
+    fn change(revision: Revision, value_bytes: usize) -> Write {
+        let version = HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value: vec![7; value_bytes].into() };
+        let row = HistoryRow { version: Some(version), previous: None, cause: Cause::default(), time_unix_ms: 7 };
+        Write::PutHistory(HistoryChange { key: "key".into(), revision, row })
+    }
+
+    #[test]
+    fn what_was_not_written_may_be_written_again_and_the_last_row_of_a_key_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = StateDb::open_current(directory.path(), None).unwrap();
+        let mut rows = Rows::default();
+        assert_eq!(rows.size_bytes(), 0);
+        rows.stage(change(1, 10_000));
+        assert!((10_000..10_200).contains(&rows.size_bytes()), "{}", rows.size_bytes());
+        rows.stage(Write::PutOutcome { index: 5, id: TxnId(3), outcome: crate::command::Outcome::At(1) });
+        rows.stage(Write::DeleteOutcome { index: 5 });
+        rows.stage(change(2, 1));
+        rows.stage_removed(vec![(1, "key".into())]);
+        let meta = StateMeta { revision: 2, ..StateMeta::default() };
+        for _ in 0..2 {
+            db.write(&rows, &meta).unwrap();
+            let (state, found) = db.load().unwrap();
+            assert_eq!(found, meta);
+            assert_eq!(state.view.get(b"key").map(|record| record.revision), Some(2));
+            assert!(db.version(&"key".into(), 1).unwrap().is_none());
+        }
+    }
+}
