@@ -15,6 +15,7 @@ pub mod linearizability;
 pub mod load;
 pub mod network_faults;
 pub mod small_disk;
+pub mod stalls;
 pub mod steps;
 pub mod traces;
 pub mod traffic;

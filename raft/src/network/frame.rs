@@ -13,8 +13,6 @@ pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
 /// The longest frame of a peer that has not introduced itself.
 pub(crate) const HELLO_BYTES_MAX: usize = 4096;
 const HEADER_BYTES: usize = 12;
-/// What the length of a frame reserves before its bytes are there.
-const ROOM_BYTES: usize = 64 << 10;
 
 /// The bytes of a frame.
 pub(crate) fn encode<T: Serialize>(id: u64, message: &T) -> Vec<u8> {
@@ -64,8 +62,8 @@ async fn read_record(stream: &mut (impl AsyncRead + Unpin), bytes_max: usize) ->
     if usize::try_from(length).unwrap_or(usize::MAX) > bytes_max {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes, the limit is {bytes_max}")));
     }
-    // beyond what anybody may claim for nothing, it grows as the bytes arrive
-    let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(ROOM_BYTES));
+    // grows as the bytes arrive
+    let mut body = Vec::new();
     let got = stream.take(u64::from(length)).read_to_end(&mut body).await?;
     if u32::try_from(got) != Ok(length) {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended inside a frame"));
