@@ -7,8 +7,8 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, entry::RaftEntry as _};
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rocksdb::{ColumnFamily, DB};
 use tokio::sync::oneshot;
 
-use crate::command::{Command, Durability, NodeId};
+use crate::command::{Command, Durability};
 use crate::environment::{Environment, Observation};
 use crate::gaps::VOLATILE_WAITING_MAX;
 use crate::happenings::Event;
@@ -31,7 +31,6 @@ mod contents;
 mod found;
 mod frame;
 mod identity;
-mod in_place;
 mod journal;
 mod legacy;
 mod output;
@@ -66,8 +65,6 @@ struct Inner {
     appended_bytes: Arc<AtomicU64>,
     syncs: Arc<AtomicU64>,
     syncer: Syncer,
-    /// Whose log it is, once that is claimed.
-    owner: OnceLock<NodeId>,
     environment: Environment,
     files: Arc<Files>,
     path: PathBuf,
@@ -106,7 +103,6 @@ impl LogStore {
             appended_bytes: Arc::default(),
             syncs,
             syncer,
-            owner: OnceLock::new(),
             environment: environment.clone(),
             files,
             path: path.to_owned(),
@@ -123,7 +119,6 @@ impl LogStore {
     pub(crate) fn claim(&self, owner: &LogOwner) -> Result<(), OpenError> {
         let failed = |reason: String| OpenError { path: self.inner.path.clone(), reason };
         let inner = &self.inner;
-        inner.owner.get_or_init(|| owner.node_id);
         let Some(known) = self.owner().map_err(|error| failed(damage(&error.to_string())))? else {
             inner.put_meta(keys::LOG_OWNER, &records::encode_layout(owner)).map_err(|error| failed(error.to_string()))?;
             return inner.db().flush_wal(true).map_err(|error| failed(open_failure(&error)));
@@ -160,12 +155,6 @@ impl Inner {
         let durability = if waiting > VOLATILE_WAITING_MAX { Durability::Disk } else { durability };
         self.volatile_waiting.store(if durability == Durability::Disk { 0 } else { waiting }, Ordering::Relaxed);
         durability
-    }
-
-    /// Whether this member follows a leader.
-    fn follows(&self) -> bool {
-        let vote = self.tail.lock().vote.as_ref().map(VoteRecord::from);
-        vote.is_some_and(|vote| vote.committed && self.owner.get().is_some_and(|own| *own != vote.voted_for))
     }
 
     fn db(&self) -> &DB {
@@ -384,11 +373,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let durability = self.inner.bound_volatile(durability(&entries), entries.len());
-        let mut bytes = 0;
         for entry in &entries {
-            bytes += self.inner.journal().append(&Frame::Entry(EntryRecord::from(entry)))?;
+            let bytes = self.inner.journal().append(&Frame::Entry(EntryRecord::from(entry)))?;
+            self.inner.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-        self.inner.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         {
             let mut tail = self.inner.tail.lock();
             for entry in entries {
@@ -400,10 +388,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 });
                 tail.push(entry);
             }
-        }
-        if durability == Durability::Disk && self.inner.follows() && self.inner.syncer.suits_in_place(bytes) {
-            self.inner.syncer.sync_in_place(callback);
-            return Ok(());
         }
         self.inner.syncer.request(SyncRequest::Append { flushed: callback, durability })
     }

@@ -1,10 +1,12 @@
 //! The runtime on which nothing but one member's raft runs, on one thread: a write passes through a chain of tasks that wake each other, and
 //! a second thread takes part of them over each time, for more than it saves. Whatever takes long runs on the threads for blocking work.
+//!
+//! It is tokio's pool with one thread, not its runtime for one thread: that one turns to new messages sooner, so fewer writes share an append
+//! and a sync (measured with 64 puts in flight: a fifth fewer a second).
 
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::oneshot;
 
 use crate::command::NodeId;
 
@@ -13,9 +15,9 @@ const NICENESS: i32 = -10;
 
 /// Runs until it is dropped; nobody waits then for what it still does.
 pub(crate) struct OwnRuntime {
+    /// Taken when it is dropped.
+    runtime: Option<Runtime>,
     handle: Handle,
-    /// Its thread ends when this is dropped.
-    _end: oneshot::Sender<()>,
 }
 
 impl OwnRuntime {
@@ -24,12 +26,10 @@ impl OwnRuntime {
     /// # Errors
     /// There is no thread to be had.
     pub(crate) fn start(node_id: NodeId) -> io::Result<Self> {
-        let name = format!("raft-{node_id}");
-        let runtime = Builder::new_current_thread().thread_name(&name).on_thread_start(raise_priority).enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (end, ended) = oneshot::channel();
-        std::thread::Builder::new().name(name).spawn(move || run(runtime, ended))?;
-        Ok(Self { handle, _end: end })
+        let mut builder = Builder::new_multi_thread();
+        let runtime =
+            builder.worker_threads(1).thread_name(format!("raft-{node_id}")).on_thread_start(raise_priority).enable_all().build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -37,11 +37,12 @@ impl OwnRuntime {
     }
 }
 
-fn run(runtime: Runtime, ended: oneshot::Receiver<()>) {
-    raise_priority();
-    // an error is how the end is told
-    let _dropped = runtime.block_on(ended);
-    runtime.shutdown_background();
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Heartbeats must go out while others use every core. Without the right to ask for it, the usual priority has to do.

@@ -1,5 +1,4 @@
-//! Making the log durable: one thread, or a task of a simulation, that syncs once for everything that was asked for while the last sync ran;
-//! or whoever appends, where that is better ([`super::in_place`]).
+//! Making the log durable: one thread, or a task of a simulation, that syncs once for everything that was asked for while the last sync ran.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,14 +7,11 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use openraft::storage::IOFlushed;
-use parking_lot::Mutex;
 use rocksdb::{ColumnFamily, DB};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::in_place::InPlace;
 use super::journal::Journal;
-use crate::clock;
 use crate::columns::LogColumn;
 use crate::command::Durability;
 use crate::disk;
@@ -44,19 +40,6 @@ pub(super) enum SyncRequest {
 pub(super) struct Syncer {
     queue: Option<Queue>,
     thread: Option<std::thread::JoinHandle<()>>,
-    disk: Arc<Disk>,
-    /// Requests that are not answered yet.
-    waiting: Arc<AtomicU64>,
-}
-
-/// What syncs the files on a machine, on whichever thread.
-struct Disk {
-    files: Arc<Files>,
-    syncs: Arc<AtomicU64>,
-    faults: Arc<Faults>,
-    in_place: Mutex<InPlace>,
-    /// Why a sync has failed.
-    failed: Mutex<Option<String>>,
 }
 
 enum Queue {
@@ -108,40 +91,16 @@ impl Syncer {
     /// # Errors
     /// There is no thread to be had.
     pub(super) fn start(files: &Arc<Files>, path: &Path, environment: &Environment, syncs: &Arc<AtomicU64>) -> io::Result<Self> {
-        let disk = Arc::new(Disk {
-            files: Arc::clone(files),
-            syncs: Arc::clone(syncs),
-            faults: Arc::clone(environment.faults()),
-            in_place: Mutex::default(),
-            failed: Mutex::default(),
-        });
-        let waiting = Arc::<AtomicU64>::default();
+        let (files, syncs, faults) = (Arc::clone(files), Arc::clone(syncs), Arc::clone(environment.faults()));
         if let Some(simulation) = environment.simulation() {
             let (queue, requests) = tokio::sync::mpsc::unbounded_channel();
-            tokio::spawn(sync_simulated(Arc::clone(&disk), path.to_owned(), requests, Arc::clone(simulation)));
-            return Ok(Self { queue: Some(Queue::Task(queue)), thread: None, disk, waiting });
+            tokio::spawn(sync_simulated(files, path.to_owned(), requests, syncs, Arc::clone(simulation), faults));
+            return Ok(Self { queue: Some(Queue::Task(queue)), thread: None });
         }
         let (queue, requests) = mpsc::channel();
-        let syncing = {
-            let (disk, waiting) = (Arc::clone(&disk), Arc::clone(&waiting));
-            move || sync_loop(&disk, &requests, &waiting)
-        };
+        let syncing = move || sync_loop(&files, &requests, &syncs, &faults);
         let thread = std::thread::Builder::new().name("raft-log-sync".into()).spawn(syncing)?;
-        Ok(Self { queue: Some(Queue::Thread(queue)), thread: Some(thread), disk, waiting })
-    }
-
-    /// Whether an append of `bytes` on a follower, which must be on disk, is best synced by [`Syncer::sync_in_place`].
-    pub(super) fn suits_in_place(&self, bytes: usize) -> bool {
-        let suits = self.disk.in_place.lock().suits(bytes, clock::now());
-        let is_idle = self.waiting.load(Ordering::Acquire) == 0;
-        suits && is_idle && matches!(self.queue, Some(Queue::Thread(_))) && self.disk.faults.sync_delay().is_zero()
-    }
-
-    /// Syncs what was appended, and returns when that is done.
-    pub(super) fn sync_in_place(&self, flushed: IOFlushed<TypeConfig>) {
-        let result = self.disk.sync(Wanted { to_disk: true, database: false });
-        flushed.io_completed(result.map_err(io::Error::other));
-        self.disk.files.tidy();
+        Ok(Self { queue: Some(Queue::Thread(queue)), thread: Some(thread) })
     }
 
     /// Asks for a sync.
@@ -150,10 +109,7 @@ impl Syncer {
     /// It has ended.
     pub(super) fn request(&self, request: SyncRequest) -> io::Result<()> {
         let sent = match &self.queue {
-            Some(Queue::Thread(queue)) => {
-                self.waiting.fetch_add(1, Ordering::AcqRel);
-                queue.send(request).is_ok()
-            }
+            Some(Queue::Thread(queue)) => queue.send(request).is_ok(),
             Some(Queue::Task(queue)) => queue.send(request).is_ok(),
             None => false,
         };
@@ -171,66 +127,50 @@ impl Syncer {
     }
 }
 
-impl Disk {
-    /// Syncs what is wanted, unless that has failed before.
-    fn sync(&self, wanted: Wanted) -> Result<(), String> {
-        let begun = clock::now();
-        let result = self.unless_failed(|| self.files.flush(wanted));
-        self.syncs.fetch_add(u64::from(wanted.to_disk), Ordering::Relaxed);
-        self.in_place.lock().took(clock::since(begun), clock::now());
-        result
-    }
-
-    /// After the first failure nobody knows what the disk holds, whatever it says later: every further sync fails, too.
-    fn unless_failed(&self, sync: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-        let mut failed = self.failed.lock();
-        if let Some(error) = &*failed {
-            return Err(error.clone());
-        }
-        sync().inspect_err(|error| *failed = Some(error.clone()))
-    }
-}
-
-/// Syncs once for all requests that are queued, then answers them. Ends when the log is dropped.
-fn sync_loop(disk: &Disk, requests: &mpsc::Receiver<SyncRequest>, waiting: &AtomicU64) {
+/// Flushes once for all requests that are queued, then answers them. Ends when the log is dropped.
+fn sync_loop(files: &Files, requests: &mpsc::Receiver<SyncRequest>, syncs: &AtomicU64, faults: &Faults) {
+    let mut failed = None;
     while let Ok(first) = requests.recv() {
         let batch: Vec<SyncRequest> = std::iter::once(first).chain(requests.try_iter()).collect();
-        let (wanted, count) = (wanted(&batch), batch.len() as u64);
+        let wanted = wanted(&batch);
         if wanted.to_disk {
-            disk.faults.slow_sync();
+            faults.slow_sync();
         }
-        let result = disk.sync(wanted);
+        let result = unless_failed(&mut failed, || files.flush(wanted));
+        syncs.fetch_add(u64::from(wanted.to_disk), Ordering::Relaxed);
         answer(batch, &result);
-        waiting.fetch_sub(count, Ordering::AcqRel);
-        disk.files.tidy();
+        files.tidy();
     }
 }
 
 /// As [`sync_loop`], on a simulated disk that takes its time and may fail.
 async fn sync_simulated(
-    disk: Arc<Disk>,
+    files: Arc<Files>,
     path: PathBuf,
     mut requests: tokio::sync::mpsc::UnboundedReceiver<SyncRequest>,
+    syncs: Arc<AtomicU64>,
     simulation: Arc<dyn Simulation>,
+    faults: Arc<Faults>,
 ) {
+    let mut failed = None;
     while let Some(first) = requests.recv().await {
         let batch: Vec<SyncRequest> = std::iter::once(first).chain(std::iter::from_fn(|| requests.try_recv().ok())).collect();
         let wanted = wanted(&batch);
         #[cfg(feature = "planted")]
         let wanted = Wanted { to_disk: wanted.to_disk && !planted::is_planted(planted::Bug::AcknowledgeBeforeSync), ..wanted };
-        let slower = if wanted.to_disk { disk.faults.sync_delay() } else { Duration::ZERO };
+        let slower = if wanted.to_disk { faults.sync_delay() } else { Duration::ZERO };
         if !slower.is_zero() {
             tokio::time::sleep(slower).await;
         }
         let ready = if wanted.to_disk { simulation.before_sync(&path).await } else { Ok(()) };
-        let flush = || ready.map_err(|error| error.to_string()).and_then(|()| disk.files.flush(wanted));
-        let result = disk.unless_failed(flush);
-        disk.syncs.fetch_add(u64::from(wanted.to_disk), Ordering::Relaxed);
+        let flush = || ready.map_err(|error| error.to_string()).and_then(|()| files.flush(wanted));
+        let result = unless_failed(&mut failed, flush);
+        syncs.fetch_add(u64::from(wanted.to_disk), Ordering::Relaxed);
         if wanted.to_disk && result.is_ok() {
             simulation.after_sync(&path);
         }
         answer(batch, &result);
-        disk.files.tidy();
+        files.tidy();
     }
 }
 
@@ -239,6 +179,14 @@ fn wanted(batch: &[SyncRequest]) -> Wanted {
     let to_disk =
         |request: &SyncRequest| matches!(request, SyncRequest::Vote(_) | SyncRequest::Append { durability: Durability::Disk, .. });
     Wanted { to_disk: batch.iter().any(to_disk), database: batch.iter().any(is_vote) }
+}
+
+/// After the first failure nobody knows what the disk holds, whatever it says later: every further sync fails, too.
+fn unless_failed(failed: &mut Option<String>, sync: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    if let Some(error) = failed {
+        return Err(error.clone());
+    }
+    sync().inspect_err(|error| *failed = Some(error.clone()))
 }
 
 /// The newest append first: what it says of itself holds for those before it, which then need not wake raft once more.
