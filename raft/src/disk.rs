@@ -84,14 +84,18 @@ fn disk_full(free_bytes: u64, path: &Path) -> Option<String> {
 /// Whether files in `directory` take writes that go past the system's cache. `Spec:` `O_DIRECT`, open(2).
 pub(crate) fn takes_direct_writes(directory: &Path) -> bool {
     let path = directory.join(".direct");
-    let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
     // where it is not known, opening fails
-    let made = File::options().write(true).create(true).truncate(true).custom_flags(flags).open(&path);
+    let made = File::options().write(true).create(true).truncate(true).custom_flags(past_cache()).open(&path);
     if made.is_ok() {
         // one that cannot be removed is made anew by the next start
         drop(std::fs::remove_file(&path));
     }
     made.is_ok()
+}
+
+/// What opens a file past the system's cache.
+pub(crate) fn past_cache() -> i32 {
+    i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0)
 }
 
 /// What is told of a write that failed, with what to do if the disk is full to the last block.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use crate::disk;
 
 /// By so many zeros a segment grows.
 const ROOM_BYTES: usize = 256 << 10;
@@ -129,10 +129,11 @@ impl Output {
 }
 
 impl PastCache {
-    /// `None` where there is no such way.
+    /// `None` where there is no such way. Some file systems open what they do not write then, or want larger blocks, so it is tried with zeros, of
+    /// which a segment consists anyway.
     fn open(path: &Path) -> Option<Self> {
-        let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
-        let file = File::options().write(true).custom_flags(flags).open(path).ok()?;
+        let file = File::options().write(true).custom_flags(disk::past_cache()).open(path).ok()?;
+        file.write_all_at(&ROOM.0[..BLOCK_BYTES], 0).ok()?;
         Some(Self { file, blocks: Blocks::default() })
     }
 
