@@ -2,7 +2,6 @@
 //! queued while the last sync ran. An append is acknowledged, and a vote returned, only after that.
 //! `docs/decisions/0009-a-journal-of-entries.md` says why the entries are not in RocksDB, too.
 
-use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -36,6 +35,7 @@ mod legacy;
 mod output;
 mod run;
 mod sync;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -43,10 +43,8 @@ pub(crate) use frame::Frame;
 use journal::Journal;
 pub(crate) use run::LogHandle;
 use sync::{Files, SyncRequest, Syncer};
+use tail::Tail;
 
-/// The newest entries stay in memory, so that replication and apply do not read what was just written.
-const TAIL_BYTES_MAX: usize = 4 << 20;
-const TAIL_ENTRIES_MAX: usize = 8192;
 /// About how many bytes of entries are read at once.
 const READ_BYTES_MAX: usize = 1 << 20;
 /// How many entries `entries_stream` reads at once.
@@ -72,16 +70,6 @@ struct Inner {
     run: Mutex<Option<RunRecord>>,
     /// Told when everything above is closed.
     _closed: Option<crate::drop_signal::DropSignal>,
-}
-
-/// What is known without reading the disk.
-#[derive(Default)]
-struct Tail {
-    entries: VecDeque<Entry>,
-    bytes: usize,
-    last: Option<LogId>,
-    purged: Option<LogId>,
-    vote: Option<Vote>,
 }
 
 impl LogStore {
@@ -186,22 +174,8 @@ impl Inner {
         if start >= end {
             return Ok(Vec::new());
         }
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        {
-            let tail = self.tail.lock();
-            if let Some(first) = tail.entries.front().map(|entry| entry.log_id.index())
-                && start >= first
-            {
-                let skip = usize::try_from(start - first).unwrap_or(usize::MAX);
-                for entry in tail.entries.iter().skip(skip).take_while(|entry| entry.log_id.index() < end) {
-                    bytes += EntryRecord::size_bytes(entry);
-                    if bytes > bytes_max && !entries.is_empty() {
-                        break;
-                    }
-                    entries.push(entry.clone());
-                }
-                return Ok(entries);
-            }
+        if let Some(entries) = self.tail.lock().read(start, end, bytes_max) {
+            return Ok(entries);
         }
         let entries = self.journal().read(start, end, bytes_max)?;
         entries.into_iter().map(EntryRecord::into_entry).collect()
@@ -223,7 +197,7 @@ impl Drop for Inner {
 fn load_tail(files: &Files) -> io::Result<Tail> {
     let vote = files.record::<VoteRecord>(keys::LOG_VOTE)?;
     let [last, purged, _] = files.journal.positions();
-    Ok(Tail { last: last.map(LogId::from), purged: purged.map(LogId::from), vote: vote.map(Vote::from), ..Tail::default() })
+    Ok(Tail::new(last.map(LogId::from), purged.map(LogId::from), vote.map(Vote::from)))
 }
 
 /// Why RocksDB did not open, and what to do about it.
@@ -254,18 +228,6 @@ pub(crate) fn damage(text: &str) -> String {
     format!(
         "{DAMAGE} ({text}); keep a copy of the directory, remove this member from the cluster, and add it again with an empty directory and a new id"
     )
-}
-
-impl Tail {
-    fn push(&mut self, entry: Entry) {
-        self.last = Some(entry.log_id);
-        self.bytes += EntryRecord::size_bytes(&entry);
-        self.entries.push_back(entry);
-        while self.bytes > TAIL_BYTES_MAX || self.entries.len() > TAIL_ENTRIES_MAX {
-            let Some(entry) = self.entries.pop_front() else { break };
-            self.bytes -= EntryRecord::size_bytes(&entry);
-        }
-    }
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -357,8 +319,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let Some(committed) = committed else { return Ok(()) };
         // on its way with the next append
-        committed.map_or(Ok(()), |committed| self.inner.journal().append(&Frame::Committed(committed.into())).map(|_| ()))
+        self.inner.journal().append(&Frame::Committed(committed.into()))?;
+        self.inner.tail.lock().commit(committed);
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -400,27 +365,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let term = tail.vote.map_or(0, |vote| vote.leader_id.term);
             self.inner.environment.tell(term, || Event::Truncate { kept: from.saturating_sub(1), last: end });
         }
-        while tail.entries.back().is_some_and(|entry| entry.index() >= from) {
-            if let Some(entry) = tail.entries.pop_back() {
-                tail.bytes -= EntryRecord::size_bytes(&entry);
-            }
-        }
-        if tail.last.is_some_and(|known| known.index() >= from) {
-            tail.last = last.or(tail.purged);
-        }
+        tail.truncate(last);
         Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         self.inner.journal().append(&Frame::Purged(log_id.into()))?;
-        let mut tail = self.inner.tail.lock();
-        while tail.entries.front().is_some_and(|entry| entry.index() <= log_id.index()) {
-            if let Some(entry) = tail.entries.pop_front() {
-                tail.bytes -= EntryRecord::size_bytes(&entry);
-            }
-        }
-        tail.purged = tail.purged.max(Some(log_id));
-        tail.last = tail.last.max(Some(log_id));
+        self.inner.tail.lock().purge(log_id);
         Ok(())
     }
 }

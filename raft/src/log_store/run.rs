@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
 
 use super::frame::Frame;
-use super::{Inner, LogStore, SyncRequest, Tail};
+use super::tail::Tail;
+use super::{Inner, LogStore, SyncRequest};
 use crate::doubt::Doubt;
 use crate::keys;
 use crate::records::{self, LogIdRecord, RunRecord, VoteRecord};
@@ -66,7 +67,7 @@ impl LogStore {
         inner.journal().append(&Frame::Forgotten)?;
         inner.journal().write(true)?;
         let vote = inner.tail.lock().vote;
-        *inner.tail.lock() = Tail { vote, ..Tail::default() };
+        *inner.tail.lock() = Tail::new(None, None, vote);
         Ok(())
     }
 

@@ -74,10 +74,13 @@ async fn a_restart_finds_entries_vote_and_positions() {
 async fn reads_are_bounded_in_bytes_and_cross_from_disk_to_memory() {
     let dir = TempDir::new().unwrap();
     let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
-    // more than the tail holds
+    // more than stays in memory when it is applied
     for start in (0..64).step_by(16) {
         append(&mut log, (start..start + 16).map(|index| entry(index, 200 << 10))).await;
+        log.save_committed(Some(LogId::new_term_index(1, start + 15))).await.unwrap();
     }
+    let is_in_memory = |index| log.inner.tail.lock().read(index, index + 1, usize::MAX).is_some();
+    assert!(!is_in_memory(40) && is_in_memory(63));
     for start in [0, 40, 63] {
         let got = log.limited_get_log_entries(start, 64).await.unwrap();
         assert_eq!(got.first().map(|entry| entry.log_id.index()), Some(start));
@@ -87,6 +90,19 @@ async fn reads_are_bounded_in_bytes_and_cross_from_disk_to_memory() {
     let all: Vec<_> = futures::StreamExt::collect(stream).await;
     let all: Vec<_> = all.into_iter().map(|entry: io::Result<Entry>| entry.unwrap().log_id.index()).collect();
     assert_eq!(all, (0..64).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_not_committed_is_read_from_memory() {
+    let dir = TempDir::new().unwrap();
+    let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
+    append(&mut log, (0..64).map(|index| entry(index, 200 << 10))).await;
+    let first_in_memory = |log: &LogStore| (0..64).find(|index| log.inner.tail.lock().read(*index, 64, 0).is_some());
+    assert_eq!(first_in_memory(&log), Some(0));
+    for (committed, first) in [(29, 0), (59, 30)] {
+        log.save_committed(Some(LogId::new_term_index(1, committed))).await.unwrap();
+        assert_eq!(first_in_memory(&log), Some(first), "{committed} are committed");
+    }
 }
 
 #[tokio::test]
