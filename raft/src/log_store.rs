@@ -26,6 +26,7 @@ use crate::raft_types::{self, Entry, EntryPayload, LogId, TypeConfig, Vote};
 use crate::records::{self, EntryRecord, LogOwner, RunRecord, VoteRecord};
 use crate::store::OpenError;
 
+mod chunk;
 mod contents;
 mod found;
 mod frame;

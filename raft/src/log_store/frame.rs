@@ -74,6 +74,11 @@ pub(super) enum Found<'a> {
     Damaged,
 }
 
+/// How many bytes [`put`] adds for a frame.
+pub(super) fn size_bytes(frame: &Frame) -> usize {
+    frame_bytes(usize::try_from(records::size_bytes(frame)).expect("no record is that long"))
+}
+
 /// Adds a frame that will stand at `place`; its length is a multiple of the alignment.
 pub(super) fn put(out: &mut Vec<u8>, place: Place, synced: u64, frame: &Frame) {
     let start = out.len();
@@ -180,7 +185,9 @@ mod tests {
         for (index, size) in (0..).zip(sizes) {
             let offset = bytes.len() as u64;
             starts.push(offset);
-            put(&mut bytes, Place { segment: SEGMENT, offset }, offset, &entry(index, *size));
+            let frame = entry(index, *size);
+            put(&mut bytes, Place { segment: SEGMENT, offset }, offset, &frame);
+            assert_eq!(bytes.len() as u64 - offset, size_bytes(&frame) as u64);
         }
         (bytes, starts)
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::chunk::{Chunk, Spare};
 use super::contents::{Contents, EntryPlace};
 use super::frame::{self, Found, Frame, Place};
 use super::output::Output;
@@ -23,9 +24,6 @@ use crate::records::{self, EntryRecord, LogIdRecord};
 
 /// A segment is full when it is longer than this.
 const SEGMENT_BYTES: u64 = 16 << 20;
-
-/// Memory beyond this is given back.
-const SPARE_BYTES_MAX: usize = 1 << 20;
 
 /// The entries of one log.
 pub(super) struct Journal {
@@ -51,8 +49,9 @@ struct State {
     /// What is being written, then what waits for the next [`Journal::write`].
     unwritten: VecDeque<Arc<Chunk>>,
     waiting: Option<Chunk>,
-    /// Memory of a chunk that was written, for the next one: what grows is moved again and again.
-    spare: Vec<u8>,
+    /// What stands before the next chunk in the block in which that begins.
+    last_block: Vec<u8>,
+    spare: Spare,
 }
 
 /// A file of the journal.
@@ -61,12 +60,6 @@ struct Segment {
     before: Option<LogIdRecord>,
     /// `None` until it is written.
     file: Option<Arc<File>>,
-}
-
-/// Frames of one segment.
-struct Chunk {
-    at: Place,
-    bytes: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -126,17 +119,18 @@ impl Journal {
     }
 
     fn try_write(&self, writer: &mut Writer, to_disk: bool) -> io::Result<()> {
-        let (chunks, end, purged) = {
+        let (count, end, purged) = {
             let mut state = self.state.lock();
-            let waiting = state.waiting.take().map(Arc::new);
-            state.unwritten.extend(waiting);
-            (state.unwritten.clone(), state.end, state.contents.purged)
+            state.complete_waiting();
+            state.spare.shrink();
+            (state.unwritten.len(), state.end, state.contents.purged)
         };
-        for chunk in chunks {
-            self.output(writer, chunk.at.segment)?.write(&chunk.bytes, chunk.at.offset, to_disk)?;
+        for _ in 0..count {
+            let Some(chunk) = self.state.lock().unwritten.front().cloned() else { break };
+            self.output(writer, chunk.at().segment)?.write(&chunk, to_disk)?;
             let mut state = self.state.lock();
             state.unwritten.pop_front();
-            state.keep_memory(chunk);
+            state.spare.keep(chunk);
         }
         let Some(end) = end.filter(|_| to_disk) else { return Ok(()) };
         if let Some((_, output)) = &mut writer.current {
@@ -211,7 +205,8 @@ impl Journal {
         let mut bytes = vec![0; place.bytes as usize];
         let file = {
             let state = self.state.lock();
-            let in_memory = state.unwritten.iter().map(Arc::as_ref).chain(&state.waiting).find_map(|chunk| chunk.share(place));
+            let in_memory =
+                state.unwritten.iter().map(Arc::as_ref).chain(&state.waiting).find_map(|chunk| chunk.share(place.at, bytes.len()));
             match in_memory {
                 Some(share) => {
                     bytes.copy_from_slice(share);
@@ -272,28 +267,32 @@ impl State {
         let Contents { last, purged, committed, .. } = self.contents;
         self.segments.insert(newest + 1, Segment { before: last, file: None });
         self.end = Some(Place { segment: newest + 1, offset: 0 });
-        self.unwritten.extend(self.waiting.take().map(Arc::new));
+        self.complete_waiting();
+        self.last_block.clear();
         self.put(&Frame::Begin { previous_end, last, purged, committed }).map(|_| ())
     }
 
     fn put(&mut self, frame: &Frame) -> Result<usize, String> {
         let Some(at) = self.end else { return Err("no segment was begun".into()) };
         let synced = if self.synced.segment == at.segment { self.synced.offset } else { 0 };
-        let spare = &mut self.spare;
-        let waiting = self.waiting.get_or_insert_with(|| Chunk { at, bytes: std::mem::take(spare) });
-        let before = waiting.bytes.len();
-        frame::put(&mut waiting.bytes, at, synced, frame);
-        let bytes = waiting.bytes.len() - before;
+        let bytes = frame::size_bytes(frame);
         let place = EntryPlace { at, bytes: u32::try_from(bytes).map_err(|_too_long| "a frame is too long")? };
+        if self.waiting.as_ref().is_some_and(|chunk| !chunk.has_room(bytes)) {
+            self.complete_waiting();
+        }
+        let Self { waiting, last_block, spare, .. } = self;
+        let waiting = waiting.get_or_insert_with(|| Chunk::begin(at, last_block, bytes, spare));
+        waiting.add(|memory| frame::put(memory, at, synced, frame));
         self.end = Some(Place { offset: at.offset + bytes as u64, ..at });
         self.contents.take(frame, place).map(|()| bytes)
     }
 
-    /// Keeps the memory of a chunk that nobody needs any more.
-    fn keep_memory(&mut self, chunk: Arc<Chunk>) {
-        if let Some(Chunk { mut bytes, .. }) = Arc::into_inner(chunk).filter(|chunk| chunk.bytes.capacity() <= SPARE_BYTES_MAX) {
-            bytes.clear();
-            self.spare = bytes;
+    /// Lets the next frame begin another chunk.
+    fn complete_waiting(&mut self) {
+        if let Some(chunk) = self.waiting.take() {
+            self.last_block.clear();
+            self.last_block.extend_from_slice(chunk.last_block());
+            self.unwritten.push_back(chunk.complete());
         }
     }
 
@@ -356,15 +355,6 @@ fn settle(path: &Path, bytes: &[u8], end: u64) -> io::Result<()> {
     let end = usize::try_from(end).unwrap_or(usize::MAX).min(bytes.len());
     file.write_all_at(&bytes[..end], 0)?;
     file.sync_data()
-}
-
-impl Chunk {
-    /// The bytes at a place, if they are here.
-    fn share(&self, place: EntryPlace) -> Option<&[u8]> {
-        let start = place.at.offset.checked_sub(self.at.offset).filter(|_| place.at.segment == self.at.segment)?;
-        let start = usize::try_from(start).ok()?;
-        self.bytes.get(start..start.checked_add(place.bytes as usize)?)
-    }
 }
 
 /// The numbers of the segments in `directory`, in order; none if it is not there.

@@ -1,6 +1,6 @@
 //! The journal against a plain model, through restarts, and power cuts that leave any of what was not synced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -228,4 +228,59 @@ fn a_file_that_was_cut_within_the_zeros_of_its_last_frame_has_that_entry() {
         let entries = journal.read(0, u64::MAX, usize::MAX).unwrap();
         assert_eq!(entries.last(), Some(&entry(u64::from(entries.len() == 2), bytes)), "{bytes} bytes");
     }
+}
+
+/// Appends entries of these sizes, two at a time, some of them through the cache, and writes each two.
+fn write_entries(journal: &Journal, sizes: &[usize]) -> Model {
+    let mut model = Model::default();
+    for (number, sizes) in (1..).zip(sizes.chunks(2)) {
+        for bytes in sizes {
+            let frame = model.frame(&Step::Append { bytes: *bytes }, number).unwrap();
+            journal.append(&frame).unwrap();
+            model.take(&frame);
+        }
+        assert!(Model::of(journal) == model, "{number}: not as it was taken");
+        journal.write(number % 3 != 0).unwrap();
+        assert!(Model::of(journal) == model, "{number}: not as it was written");
+    }
+    model
+}
+
+#[test]
+fn entries_fill_chunks_and_segments_in_the_same_way_past_the_cache_and_through_it() {
+    // no memory, so that writes may go past the cache
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (past, through) = (dir.path().join("past"), dir.path().join("through"));
+    // together more than a segment has; some do not fit into a chunk, or not any more
+    let sizes = [300, 700_000, 700_000, 3 << 20, 1 << 20, 9, 1_040_000, 9, 70_000, 400_000].repeat(3);
+    let models = [(&past, true), (&through, false)].map(|(directory, makes_room)| {
+        let journal = Journal::open(directory, makes_room).unwrap();
+        let model = write_entries(&journal, &sizes);
+        journal.close().unwrap();
+        model
+    });
+    assert!(models[0] == models[1]);
+    assert_eq!(segment_numbers(&past).unwrap(), [1, 2]);
+    for number in [1, 2] {
+        let [past, through] = [&past, &through].map(|directory| fs::read(path(directory, number)).unwrap());
+        let (written, room) = past.split_at(through.len());
+        assert!(written == through && room.iter().all(|byte| *byte == 0), "segment {number}");
+    }
+    assert!(Model::of(&Journal::open(&past, true).unwrap()) == models[0]);
+}
+
+#[test]
+fn small_writes_use_the_same_memory_again() {
+    let dir = TempDir::new().unwrap();
+    let journal = Journal::open(dir.path(), true).unwrap();
+    let mut others = Vec::new();
+    let seen = (0..10).map(|number| {
+        journal.append(&Frame::Forgotten).unwrap();
+        let memory = journal.state.lock().waiting.as_ref().unwrap().blocks().as_ptr().addr();
+        journal.write(number % 2 == 0).unwrap();
+        // what is given back goes to somebody else
+        others.push(Vec::<u8>::with_capacity(1 << 20));
+        memory
+    });
+    assert_eq!(seen.collect::<BTreeSet<_>>().len(), 1);
 }
