@@ -54,6 +54,7 @@ mod state_db;
 mod state_machine;
 mod status;
 mod succession;
+mod thrift;
 mod ticking;
 mod told;
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::command::Command;
 use crate::core::Core;
+use crate::network::client::Peers;
 use crate::quorum;
 use crate::raft_types::{Metrics, Payload};
 use crate::records;
@@ -18,6 +19,8 @@ use crate::store::Leadership;
 
 /// So often the log is looked at while as many bytes come in as are kept for members that lag.
 const LOOKS_AT_LOG: u64 = 4;
+/// Nor is it looked at more often than this.
+const LOG_LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// How much of the retention passes between two looks at the history, but no more than [`LOOK_PAUSE_MAX`].
 const LOOKS_PER_RETENTION: u32 = 20;
 /// So long it may grow beyond its limit.
@@ -25,17 +28,23 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What one command forgets, about: so little that no write notices it.
 const COMPACTION: Slice = Slice { rows_max: 1_000, bytes_max: 1 << 20 };
 
-/// Publishes who leads, and what openraft's core knows to be applied, until raft ends for good. Whoever is told of another leader is not told any
+/// Publishes who leads, who votes, and what openraft's core knows to be applied, until raft ends for good. Whoever is told of another leader is not told any
 /// more that there is no quorum: one has elected it.
 pub(crate) async fn follow_raft(
     seat: Arc<Seat>,
+    peers: Arc<Peers>,
     leadership: watch::Sender<Leadership>,
     no_quorum: watch::Sender<Option<String>>,
     failed: impl Fn(String),
 ) {
-    let mut account = seat.account();
+    let (mut account, mut voters_at) = (seat.account(), None);
     loop {
         let (mut now, applied, snapshot, failure) = account.look(|metrics| {
+            let membership = &metrics.membership_config;
+            if *membership.log_id() != voters_at {
+                voters_at = *membership.log_id();
+                peers.thrift.lock().note_voters(membership.membership().get_joint_config().clone());
+            }
             let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
             let [applied, snapshot] = [metrics.last_applied, metrics.snapshot].map(|id| id.map_or(0, |id| id.index()));
             (leads(metrics), applied, snapshot, failure)
@@ -82,8 +91,14 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
     let mut next_snapshot = core.appended_bytes.load(Ordering::Relaxed) + bytes_max;
     let (mut next_index, mut next_bytes) = (0, 0);
     loop {
+        let grown = async {
+            let changed = applied.changed().await;
+            // every write is news
+            tokio::time::sleep(LOG_LOOK_PAUSE).await;
+            changed
+        };
         let is_new = tokio::select! {
-            changed = applied.changed() => changed.map(|()| false),
+            changed = grown => changed.map(|()| false),
             changed = snapshot.changed() => changed.map(|()| true),
             () = core.closing.cancelled() => return,
         };

@@ -19,6 +19,8 @@ use crate::store::{Member, MemberRole, StoreError};
 const PROMOTION_LAG_ENTRIES: u64 = 64;
 /// Between two attempts to promote a learner.
 const PROMOTION_PAUSE: Duration = Duration::from_millis(100);
+/// Learners are not looked at more often than this.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// A peer that has answered within this time counts as living.
 const LIVING: Duration = Duration::from_secs(2);
 /// Between two attempts to change the membership.
@@ -147,8 +149,14 @@ impl Core {
                     }
                 }
             }
+            let news = async {
+                let goes_on = account.changed().await;
+                // every write is news
+                tokio::time::sleep(LOOK_PAUSE).await;
+                goes_on
+            };
             tokio::select! {
-                goes_on = account.changed() => if !goes_on {
+                goes_on = news => if !goes_on {
                     return;
                 },
                 () = self.closing.cancelled() => return,

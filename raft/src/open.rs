@@ -145,7 +145,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
             }
         }
     };
-    tokio::spawn(maintenance::follow_raft(seat, leadership, no_quorum.clone(), on_failure));
+    tokio::spawn(maintenance::follow_raft(seat, Arc::clone(&core.peers), leadership, no_quorum.clone(), on_failure));
     tokio::spawn(server::serve(listener, Arc::clone(&core), data_dir.join("snapshots")));
     tokio::spawn(departed::watch_leader(Arc::clone(&core)));
     tokio::spawn(ticking::keep_time(Arc::clone(&core)));

@@ -21,16 +21,18 @@ use openraft::{OptionalSend, entry::RaftEntry as _};
 use super::acquaintances::Acquaintances;
 use super::link::Link;
 use super::messages::{Append, Hello, Purpose, Request, Response};
+use super::pace::unhurried;
 use crate::ballot;
 use crate::clock;
 use crate::command::NodeId;
 use crate::environment::Environment;
 use crate::happenings::Event;
 use crate::purging::Holds;
-use crate::raft_types::{MemberInfo, Snapshot, TypeConfig, Vote};
+use crate::raft_types::{Entry, MemberInfo, Snapshot, TypeConfig, Vote};
 use crate::records::{EntryRecord, VoteRecord};
 use crate::snapshot::SnapshotFiles;
 use crate::store::PeerTls;
+use crate::thrift::Thrift;
 use crate::told::Told;
 
 /// Append requests on the way to one follower.
@@ -64,6 +66,8 @@ pub(crate) struct Peers {
     kept: parking_lot::Mutex<HashMap<(NodeId, Purpose), Weak<Link>>>,
     /// What followers know from this member as their leader.
     pub(crate) told: parking_lot::Mutex<Told>,
+    /// Which followers may have to wait for entries.
+    pub(crate) thrift: parking_lot::Mutex<Thrift>,
     /// Those that were the first to confirm that this member leads.
     pub(crate) prompt: parking_lot::Mutex<BTreeSet<NodeId>>,
 }
@@ -95,6 +99,7 @@ impl Peers {
             requests: parking_lot::Mutex::default(),
             kept: parking_lot::Mutex::default(),
             told: parking_lot::Mutex::default(),
+            thrift: parking_lot::Mutex::default(),
             prompt: parking_lot::Mutex::default(),
         }
     }
@@ -119,7 +124,7 @@ impl Peers {
         self.kept.lock().get(&(target, purpose)).and_then(Weak::upgrade)
     }
 
-    /// Has a follower be told at once what is committed: something on it waits for that.
+    /// Has a follower be sent at once what is there for it: something on it waits for that.
     pub(crate) fn hurry(&self, target: NodeId) {
         if let Some(link) = self.kept(target, Purpose::Replication) {
             link.hurry();
@@ -318,6 +323,41 @@ impl PeerClient {
     }
 }
 
+/// Entries on their way to a follower, over one connection.
+struct Appending {
+    peers: Arc<Peers>,
+    target: NodeId,
+    session: u64,
+}
+
+impl Appending {
+    fn begin(peers: &Arc<Peers>, target: NodeId, session: u64) -> Self {
+        peers.thrift.lock().begin(target, session, clock::now());
+        Self { peers: Arc::clone(peers), target, session }
+    }
+
+    fn asked(&self, last: Option<u64>) {
+        self.peers.thrift.lock().asked(self.target, last, clock::now());
+    }
+
+    fn answered(&self, response: &Response) {
+        let has = if let Response::Appended(Some(matched)) = response { matched.index } else { 0 };
+        self.peers.thrift.lock().answered(self.target, has, clock::now());
+    }
+
+    /// Whether it may have to wait after so many entries.
+    fn may_wait(&self, entries: usize) -> bool {
+        let prompt = self.peers.prompt.lock();
+        self.peers.thrift.lock().may_wait(self.target, entries, self.peers.node_id, &prompt, clock::now())
+    }
+}
+
+impl Drop for Appending {
+    fn drop(&mut self) {
+        self.peers.thrift.lock().end(self.target, self.session);
+    }
+}
+
 /// The next bytes of a file, none at its end.
 fn read_chunk(file: fs::File) -> io::Result<(fs::File, Vec<u8>)> {
     let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
@@ -404,16 +444,25 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let session = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
             let patience = option.soft_ttl().max(APPEND_PATIENCE);
             let client = &*self;
-            let answers = input
+            let appending = Arc::new(Appending::begin(&client.peers, client.target, session));
+            let may_wait = {
+                let appending = Arc::clone(&appending);
+                move |request: &AppendEntriesRequest<TypeConfig>| appending.may_wait(request.entries.len())
+            };
+            let answers = unhurried(input, may_wait, Arc::clone(&link.hurried))
                 .map(move |request| {
                     // where entries go, one without any says only what is committed
                     let only_commits = request.entries.is_empty();
+                    appending.asked(request.entries.last().map(Entry::index));
                     let request = Request::AppendNext { session, append: append(&client.peers, &request) };
                     let answer = if only_commits { link.start_patiently(&request, COMMIT_PATIENCE) } else { link.start(&request) };
-                    let link = Arc::clone(&link);
+                    let (link, appending) = (Arc::clone(&link), Arc::clone(&appending));
                     async move {
                         match tokio::time::timeout(patience, answer).await {
-                            Ok(Ok(response)) => appended(response),
+                            Ok(Ok(response)) => {
+                                appending.answered(&response);
+                                appended(response)
+                            }
                             Ok(Err(_closed)) => Err(RpcError::Network(NetworkError::from_string("the connection ended"))),
                             Err(_elapsed) => {
                                 link.close();

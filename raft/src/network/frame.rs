@@ -13,6 +13,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
 /// The longest frame of a peer that has not introduced itself.
 pub(crate) const HELLO_BYTES_MAX: usize = 4096;
 const HEADER_BYTES: usize = 12;
+/// So much of a frame has room before it arrives.
+const FIRST_ROOM_BYTES: usize = 8 << 10;
 
 /// The bytes of a frame.
 pub(crate) fn encode<T: Serialize>(id: u64, message: &T) -> Vec<u8> {
@@ -59,16 +61,26 @@ async fn read_record(stream: &mut (impl AsyncRead + Unpin), bytes_max: usize) ->
     let (length, id) = header.split_at(4);
     let length = u32::from_be_bytes(length.try_into().map_err(io::Error::other)?);
     let id = u64::from_be_bytes(id.try_into().map_err(io::Error::other)?);
-    if usize::try_from(length).unwrap_or(usize::MAX) > bytes_max {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > bytes_max {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes, the limit is {bytes_max}")));
     }
-    // grows as the bytes arrive
-    let mut body = Vec::new();
-    let got = stream.take(u64::from(length)).read_to_end(&mut body).await?;
-    if u32::try_from(got) != Ok(length) {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended inside a frame"));
+    let (mut body, mut rest) = (Vec::new(), stream.take(length as u64));
+    while body.len() < length {
+        if body.len() == body.capacity() {
+            body.reserve_exact(next_room(body.len(), length));
+        }
+        if rest.read_buf(&mut body).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended inside a frame"));
+        }
     }
     Ok(Some((id, body)))
+}
+
+/// For how much of a body of `length` bytes room is made when `arrived` of it are there: it is moved seldom, and takes little more memory than what
+/// was sent.
+fn next_room(arrived: usize, length: usize) -> usize {
+    (length - arrived).min(FIRST_ROOM_BYTES.max(arrived * 3))
 }
 
 #[cfg(test)]
@@ -106,6 +118,21 @@ mod tests {
         bytes.extend_from_slice(&[0; 8]);
         let error = block_on(read::<String>(&mut bytes.as_slice(), FRAME_BYTES_MAX)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn room_grows_with_what_arrives() {
+        let rooms = |length: usize| {
+            let (mut rooms, mut arrived) = (Vec::new(), 0);
+            while arrived < length {
+                rooms.push(next_room(arrived, length));
+                arrived += rooms[rooms.len() - 1];
+            }
+            rooms
+        };
+        assert_eq!(rooms(300), [300]);
+        assert_eq!(rooms(16_600), [8192, 8408]);
+        assert_eq!(rooms(1 << 20), [8192, 24_576, 98_304, 393_216, 524_288]);
     }
 
     #[test]

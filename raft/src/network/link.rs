@@ -27,7 +27,10 @@ pub(crate) struct Link {
     pub(crate) introduction: Introduction,
     next_id: AtomicU64,
     requests: Line<Outgoing>,
+    /// Ends the patience of requests that are queued.
     hurry: Arc<Notify>,
+    /// Told when somebody hurries.
+    pub(crate) hurried: Arc<Notify>,
     pending: Arc<Pending>,
     stop: CancellationToken,
 }
@@ -108,7 +111,7 @@ impl Link {
             Line::new(environment.faults(), hello.to, Direction::In, true, move |(id, response)| pending.answer(id, response))
         };
         tokio::spawn(read_responses(reader, responses, Arc::clone(&pending), stop.clone()));
-        Arc::new(Self { introduction, next_id: AtomicU64::new(1), requests, hurry, pending, stop })
+        Arc::new(Self { introduction, next_id: AtomicU64::new(1), requests, hurry, hurried: Arc::default(), pending, stop })
     }
 
     /// Sends a request; the receiver yields the answer, or an error when the connection ends first.
@@ -124,6 +127,7 @@ impl Link {
     /// Lets no request wait any longer; if none does, the next one does not.
     pub(crate) fn hurry(&self) {
         self.hurry.notify_one();
+        self.hurried.notify_one();
     }
 
     fn send(&self, frame: impl FnOnce(u64) -> Outgoing) -> oneshot::Receiver<Response> {

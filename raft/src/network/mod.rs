@@ -8,6 +8,7 @@ pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod messages;
 pub(crate) mod outgoing;
+pub(crate) mod pace;
 pub(crate) mod server;
 pub(crate) mod votes;
 

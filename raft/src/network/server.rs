@@ -197,6 +197,10 @@ impl Connection {
             request => {
                 let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
                 let (core, from, responses) = (Arc::clone(&self.core), self.from, Arc::clone(&self.responses));
+                if matches!(request, Request::Propose { .. }) {
+                    // it goes on when it has the entry
+                    core.peers.hurry(from);
+                }
                 tokio::spawn(async move {
                     let response = answer(&core, request).await;
                     responses.send(Outgoing::new(id, &response));
