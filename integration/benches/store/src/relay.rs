@@ -1,6 +1,6 @@
 //! The floor of one call in flight: what is left of a group when everything but its way is taken away. A client asks a leader, which asks
-//! one follower, which syncs its disk if it was a put, and the answers go back the same way. Three threads that block, TLS between them, no
-//! raft, no state.
+//! one follower, and the answers go back the same way; if it was a put, both sync their disks at the same time. Three threads that block, TLS
+//! between them, no raft, no state.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,15 +22,19 @@ use crate::floor::{BLOCK_BYTES, BLOCKS, Latencies};
 
 /// Bytes of a request, and of what the leader sends on.
 const REQUEST_BYTES: usize = 320;
+/// The same of a put of 16 KiB.
+const LARGE_REQUEST_BYTES: usize = (16 << 10) + 64;
 /// Bytes of an answer.
 const ANSWER_BYTES: usize = 64;
 
 /// How long a call takes at least.
 #[derive(Clone, Copy, Debug)]
 pub struct Ways {
-    /// With a sync of the follower's disk.
+    /// With a sync of both disks.
     pub put: Latencies,
-    /// Without.
+    /// With 16 KiB.
+    pub large_put: Latencies,
+    /// Without a disk.
     pub get: Latencies,
 }
 
@@ -39,28 +43,37 @@ pub struct Ways {
 /// # Errors
 /// Of the disk, and of connections on loopback.
 pub fn measure(directory: &Path, identity: &Identity, duration: Duration) -> anyhow::Result<Ways> {
-    let path = directory.join("relay");
-    let file = File::options().create_new(true).write(true).open(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    (0..BLOCKS).try_for_each(|block| file.write_all_at(&[0; BLOCK_BYTES], block * BLOCK_BYTES as u64))?;
-    file.sync_all()?;
-    let put = calls(identity, Some(file), duration)?;
-    std::fs::remove_file(&path)?;
-    Ok(Ways { put, get: calls(identity, None, duration)? })
+    let paths = ["relay-1", "relay-2"].map(|name| directory.join(name));
+    let disks = paths.iter().map(|path| disk(path)).collect::<anyhow::Result<Vec<File>>>()?;
+    let disks = disks.first().zip(disks.last());
+    let put = calls(identity, disks, REQUEST_BYTES, duration)?;
+    let large_put = calls(identity, disks, LARGE_REQUEST_BYTES, duration)?;
+    paths.iter().try_for_each(std::fs::remove_file)?;
+    Ok(Ways { put, large_put, get: calls(identity, None, REQUEST_BYTES, duration)? })
 }
 
-fn calls(identity: &Identity, disk: Option<File>, duration: Duration) -> anyhow::Result<Latencies> {
+/// A file that has its length.
+fn disk(path: &Path) -> anyhow::Result<File> {
+    let file = File::options().create_new(true).write(true).open(path).with_context(|| format!("cannot create {}", path.display()))?;
+    (0..BLOCKS).try_for_each(|block| file.write_all_at(&[0; BLOCK_BYTES], block * BLOCK_BYTES as u64))?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+fn calls(identity: &Identity, disks: Option<(&File, &File)>, bytes: usize, duration: Duration) -> anyhow::Result<Latencies> {
     let (client, server) = (identity.client(&[])?, identity.server(&[])?);
     let (leader, follower) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
     let (to_leader, to_follower) = (leader.local_addr()?, follower.local_addr()?);
     thread::scope(|threads| {
-        let following = threads.spawn(|| follow(accept(&follower, &server)?, disk.as_ref()));
-        let leading = threads.spawn(|| lead(accept(&leader, &server)?, connect(to_follower, &client)?));
+        let following = threads.spawn(|| follow(accept(&follower, &server)?, disks.map(|(_, disk)| disk), bytes));
+        let leading = threads.spawn(|| lead(accept(&leader, &server)?, connect(to_follower, &client)?, disks.map(|(disk, _)| disk), bytes));
         let mut stream = connect(to_leader, &client)?;
-        let mut latencies = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+        let (mut latencies, request) = (Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?, vec![0x5a; bytes]);
         let start = clock::now();
         while start.elapsed() < duration {
             let before = clock::now();
-            ask(&mut stream)?;
+            ask(&mut stream, &request)?;
+            hear(&mut stream)?;
             latencies.saturating_record(u64::try_from(before.elapsed().as_micros()).unwrap_or(u64::MAX));
         }
         let took = start.elapsed();
@@ -73,34 +86,48 @@ fn calls(identity: &Identity, disk: Option<File>, duration: Duration) -> anyhow:
 }
 
 /// Answers until the other side goes away.
-fn follow(mut stream: impl Read + Write, disk: Option<&File>) -> anyhow::Result<()> {
-    let mut request = [0; REQUEST_BYTES];
-    let mut offset = 0;
+fn follow(mut stream: impl Read + Write, disk: Option<&File>, bytes: usize) -> anyhow::Result<()> {
+    let (mut request, mut offset) = (vec![0; bytes], 0);
     while stream.read_exact(&mut request).is_ok() {
-        if let Some(disk) = disk {
-            disk.write_all_at(&request, offset)?;
-            disk.sync_data()?;
-            offset = (offset + REQUEST_BYTES as u64) % ((BLOCKS - 1) * BLOCK_BYTES as u64);
-        }
+        keep(disk, &request, &mut offset)?;
         answer(&mut stream)?;
     }
     Ok(())
 }
 
 /// Hands requests on until the other side goes away.
-fn lead(mut stream: impl Read + Write, mut follower: StreamOwned<ClientConnection, TcpStream>) -> anyhow::Result<()> {
-    let mut request = [0; REQUEST_BYTES];
+fn lead(
+    mut stream: impl Read + Write,
+    mut follower: StreamOwned<ClientConnection, TcpStream>,
+    disk: Option<&File>,
+    bytes: usize,
+) -> anyhow::Result<()> {
+    let (mut request, mut offset) = (vec![0; bytes], 0);
     while stream.read_exact(&mut request).is_ok() {
-        ask(&mut follower)?;
+        ask(&mut follower, &request)?;
+        keep(disk, &request, &mut offset)?;
+        hear(&mut follower)?;
         answer(&mut stream)?;
     }
     follower.sock.shutdown(std::net::Shutdown::Both)?;
     Ok(())
 }
 
-fn ask(stream: &mut (impl Read + Write)) -> anyhow::Result<()> {
-    stream.write_all(&[0x5a; REQUEST_BYTES])?;
-    stream.flush()?;
+/// Writes a request behind the one before, and syncs.
+fn keep(disk: Option<&File>, request: &[u8], offset: &mut u64) -> anyhow::Result<()> {
+    let Some(disk) = disk else { return Ok(()) };
+    disk.write_all_at(request, *offset)?;
+    disk.sync_data()?;
+    *offset = (*offset + request.len() as u64) % ((BLOCKS - 8) * BLOCK_BYTES as u64);
+    Ok(())
+}
+
+fn ask(stream: &mut impl Write, request: &[u8]) -> anyhow::Result<()> {
+    stream.write_all(request)?;
+    Ok(stream.flush()?)
+}
+
+fn hear(stream: &mut impl Read) -> anyhow::Result<()> {
     Ok(stream.read_exact(&mut [0; ANSWER_BYTES])?)
 }
 
@@ -130,10 +157,10 @@ mod tests {
     fn a_call_has_a_floor() {
         let directory = tempfile::tempdir().unwrap();
         let identity = Identity::make(directory.path()).unwrap();
-        let Ways { put, get } = measure(directory.path(), &identity, Duration::from_millis(50)).unwrap();
-        for way in [put, get] {
+        let Ways { put, large_put, get } = measure(directory.path(), &identity, Duration::from_millis(50)).unwrap();
+        for way in [put, large_put, get] {
             assert!(way.per_second > 0.0 && way.p50_us <= way.p99_us);
         }
-        assert!(!directory.path().join("relay").exists());
+        assert!(["relay-1", "relay-2"].iter().all(|name| !directory.path().join(name).exists()));
     }
 }

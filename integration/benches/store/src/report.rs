@@ -54,7 +54,7 @@ impl Page {
         let _infallible = writeln!(
             text,
             "{}\n\nThe floor. Of the disk: one thread that writes 4 KiB and calls fdatasync. Of one call in flight: from a client to a leader, \
-             from there to one follower, which calls fdatasync if it is a put, and back, over TLS, by three threads that do nothing else.\n\n| floor | per second | p50 us | p99 us |\n|---|---|---|---|",
+             from there to one follower, and back, over TLS, by three threads that do nothing else; for a put leader and follower call fdatasync at the same time.\n\n| floor | per second | p50 us | p99 us |\n|---|---|---|---|",
             self.about
         );
         for (when, floor) in ["before", "after"].iter().zip(&self.floor) {
@@ -64,7 +64,7 @@ impl Page {
             }
         }
         for (when, ways) in ["before", "after"].iter().zip(&self.ways) {
-            for (what, way) in [("a put's way", ways.put), ("a get's way", ways.get)] {
+            for (what, way) in [("the way of a put of 256 B", ways.put), ("of a put of 16 KiB", ways.large_put), ("of a get", ways.get)] {
                 let _infallible = writeln!(text, "| {what}, {when} the rows | {:.0} | {} | {} |", way.per_second, way.p50_us, way.p99_us);
             }
         }
