@@ -23,8 +23,6 @@ const BEHIND_ENTRIES: u64 = 1024;
 pub(crate) struct Thrift {
     voters: Vec<BTreeSet<NodeId>>,
     followers: BTreeMap<NodeId, Follower>,
-    /// Index of the last entry that anybody was sent.
-    sent: u64,
 }
 
 /// One to which entries are on the way or may be.
@@ -35,6 +33,8 @@ struct Follower {
     unanswered: usize,
     /// When the first of the unanswered left, or a later answer came.
     since: Instant,
+    /// Index of the last entry that it was sent.
+    sent: u64,
     /// Index of the last entry that it has on disk.
     has: u64,
 }
@@ -47,7 +47,7 @@ impl Thrift {
 
     /// A connection for entries is there.
     pub(crate) fn begin(&mut self, follower: NodeId, session: u64, now: Instant) {
-        self.followers.insert(follower, Follower { session, unanswered: 0, since: now, has: 0 });
+        self.followers.insert(follower, Follower { session, unanswered: 0, since: now, sent: 0, has: 0 });
     }
 
     /// It has ended. Another one may have begun before.
@@ -59,12 +59,12 @@ impl Thrift {
 
     /// Entries leave up to the one at index `last`, or none do.
     pub(crate) fn asked(&mut self, follower: NodeId, last: Option<u64>, now: Instant) {
-        self.sent = self.sent.max(last.unwrap_or(0));
         if let Some(follower) = self.followers.get_mut(&follower) {
             if follower.unanswered == 0 {
                 follower.since = now;
             }
             follower.unanswered += 1;
+            follower.sent = follower.sent.max(last.unwrap_or(0));
         }
     }
 
@@ -83,9 +83,10 @@ impl Thrift {
         if entries > FEW_ENTRIES {
             return false;
         }
+        let sent = self.followers.values().map(|follower| follower.sent).max().unwrap_or(0);
         let is_reliable = |follower: &Follower| {
             let is_overdue = follower.unanswered > 0 && now.saturating_duration_since(follower.since) > OVERDUE;
-            !is_overdue && follower.has + BEHIND_ENTRIES >= self.sent
+            !is_overdue && follower.has + BEHIND_ENTRIES >= sent
         };
         let is_voter = |id: &NodeId| self.voters.iter().any(|voters| voters.contains(id));
         let reliable = self.followers.iter().filter(|(id, follower)| is_voter(id) && is_reliable(follower)).map(|(id, _)| *id).collect();
@@ -182,6 +183,9 @@ mod tests {
         assert_eq!(waiting(&thrift, &[], now), [2]);
         thrift.asked(2, Some(1), now);
         thrift.answered(2, 1, now);
+        assert_eq!(waiting(&thrift, &[], now), [3]);
+        // what was sent in an earlier term may never have become an entry of this one
+        [2, 3].map(|follower| thrift.begin(follower, 8, now));
         assert_eq!(waiting(&thrift, &[], now), [3]);
     }
 }

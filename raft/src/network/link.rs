@@ -29,7 +29,7 @@ pub(crate) struct Link {
     requests: Line<Outgoing>,
     /// Ends the patience of requests that are queued.
     hurry: Arc<Notify>,
-    /// Told when somebody hurries.
+    /// Told when somebody hurries, too: whoever pauses before the next request must not take that from those that are queued.
     pub(crate) hurried: Arc<Notify>,
     pending: Arc<Pending>,
     stop: CancellationToken,

@@ -44,8 +44,8 @@ pub struct Ways {
 /// Of the disk, and of connections on loopback.
 pub fn measure(directory: &Path, identity: &Identity, duration: Duration) -> anyhow::Result<Ways> {
     let paths = ["relay-1", "relay-2"].map(|name| directory.join(name));
-    let disks = paths.iter().map(|path| disk(path)).collect::<anyhow::Result<Vec<File>>>()?;
-    let disks = disks.first().zip(disks.last());
+    let [first, second] = [disk(&paths[0])?, disk(&paths[1])?];
+    let disks = Some((&first, &second));
     let put = calls(identity, disks, REQUEST_BYTES, duration)?;
     let large_put = calls(identity, disks, LARGE_REQUEST_BYTES, duration)?;
     paths.iter().try_for_each(std::fs::remove_file)?;
@@ -118,7 +118,9 @@ fn keep(disk: Option<&File>, request: &[u8], offset: &mut u64) -> anyhow::Result
     let Some(disk) = disk else { return Ok(()) };
     disk.write_all_at(request, *offset)?;
     disk.sync_data()?;
-    *offset = (*offset + request.len() as u64) % ((BLOCKS - 8) * BLOCK_BYTES as u64);
+    let (bytes, end) = (request.len() as u64, *offset + request.len() as u64);
+    // never beyond the length that the file has
+    *offset = if end + bytes > BLOCKS * BLOCK_BYTES as u64 { 0 } else { end };
     Ok(())
 }
 

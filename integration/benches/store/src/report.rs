@@ -64,8 +64,9 @@ impl Page {
             }
         }
         for (when, ways) in ["before", "after"].iter().zip(&self.ways) {
-            for (what, way) in [("the way of a put of 256 B", ways.put), ("of a put of 16 KiB", ways.large_put), ("of a get", ways.get)] {
-                let _infallible = writeln!(text, "| {what}, {when} the rows | {:.0} | {} | {} |", way.per_second, way.p50_us, way.p99_us);
+            for (what, way) in [("a put of 256 B", ways.put), ("a put of 16 KiB", ways.large_put), ("a get", ways.get)] {
+                let _infallible =
+                    writeln!(text, "| the way of {what}, {when} the rows | {:.0} | {} | {} |", way.per_second, way.p50_us, way.p99_us);
             }
         }
         text.push('\n');
