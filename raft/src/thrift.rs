@@ -185,7 +185,9 @@ mod tests {
         thrift.answered(2, 1, now);
         assert_eq!(waiting(&thrift, &[], now), [3]);
         // what was sent in an earlier term may never have become an entry of this one
-        [2, 3].map(|follower| thrift.begin(follower, 8, now));
+        for follower in [2, 3] {
+            thrift.begin(follower, 8, now);
+        }
         assert_eq!(waiting(&thrift, &[], now), [3]);
     }
 }
