@@ -38,6 +38,17 @@ const LATE_WITNESS_PATIENCE: Duration = Duration::from_millis(20);
 /// Whoever stands next gives those before it so much time to ask for its vote.
 const TURN: Duration = Duration::from_millis(100);
 
+/// What a leader's address says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// Nobody listens there.
+    Gone,
+    /// Its process is ending.
+    Ending,
+    /// It may live.
+    Unclear,
+}
+
 /// Watches the leader's connections to this member until the store closes.
 pub(crate) async fn watch_leader(core: Arc<Core>) {
     let mut connected = core.callers.follow();
@@ -89,14 +100,21 @@ impl Core {
                 self.faults().cross(peer, Direction::In).await;
                 answer
             };
-            match tokio::time::timeout(REFUSAL_PATIENCE, knocking).await {
-                Ok(Err(error)) => return error.kind() == ErrorKind::ConnectionRefused,
+            let sign = match tokio::time::timeout(REFUSAL_PATIENCE, knocking).await {
                 Ok(Ok(connection)) => {
-                    if !is_broken(connection).await {
-                        return false;
+                    if is_broken(connection).await {
+                        Sign::Ending
+                    } else {
+                        Sign::Unclear
                     }
                 }
-                Err(_elapsed) => return false,
+                Ok(Err(error)) => sign(error.kind()),
+                Err(_elapsed) => Sign::Unclear,
+            };
+            match sign {
+                Sign::Gone => return true,
+                Sign::Ending => {}
+                Sign::Unclear => return false,
             }
         }
         false
@@ -185,8 +203,37 @@ fn follows(metrics: &Metrics) -> Option<Reign> {
     vote.committed.then_some(Reign { term: vote.term, leader: vote.voted_for })
 }
 
+/// What a failed attempt to connect says. One that meets a listener in the moment of its end is reset.
+fn sign(error: ErrorKind) -> Sign {
+    match error {
+        ErrorKind::ConnectionRefused => Sign::Gone,
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => Sign::Ending,
+        _ => Sign::Unclear,
+    }
+}
+
 /// Whether the other side ends a connection on which nothing was said, soon: its process is ending.
 async fn is_broken(mut connection: Box<dyn Stream>) -> bool {
     let ending = connection.read_u8();
     matches!(tokio::time::timeout(REFUSAL_PATIENCE, ending).await, Ok(Err(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the first in line took a reset for life, nobody stood before the timers did: about once in thirty kills.
+    #[test]
+    fn a_reset_is_no_sign_of_life() {
+        for (error, expected) in [
+            (ErrorKind::ConnectionRefused, Sign::Gone),
+            (ErrorKind::ConnectionReset, Sign::Ending),
+            (ErrorKind::ConnectionAborted, Sign::Ending),
+            (ErrorKind::TimedOut, Sign::Unclear),
+            (ErrorKind::HostUnreachable, Sign::Unclear),
+            (ErrorKind::AddrNotAvailable, Sign::Unclear),
+        ] {
+            assert_eq!(sign(error), expected, "{error}");
+        }
+    }
 }
