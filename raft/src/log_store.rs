@@ -34,6 +34,7 @@ mod identity;
 mod journal;
 mod legacy;
 mod output;
+mod queue;
 mod run;
 mod sync;
 mod tail;
@@ -42,6 +43,7 @@ mod tests;
 
 pub(crate) use frame::Frame;
 use journal::Journal;
+use queue::Hears;
 pub(crate) use run::LogHandle;
 use sync::{Files, SyncRequest, Syncer};
 use tail::Tail;
@@ -64,6 +66,8 @@ struct Inner {
     appended_bytes: Arc<AtomicU64>,
     syncs: Arc<AtomicU64>,
     syncer: Syncer,
+    /// Whose log it is; 0 before that is known.
+    own_id: AtomicU64,
     environment: Environment,
     files: Arc<Files>,
     path: PathBuf,
@@ -92,6 +96,7 @@ impl LogStore {
             appended_bytes: Arc::default(),
             syncs,
             syncer,
+            own_id: AtomicU64::new(0),
             environment: environment.clone(),
             files,
             path: path.to_owned(),
@@ -108,6 +113,7 @@ impl LogStore {
     pub(crate) fn claim(&self, owner: &LogOwner) -> Result<(), OpenError> {
         let failed = |reason: String| OpenError { path: self.inner.path.clone(), reason };
         let inner = &self.inner;
+        inner.own_id.store(owner.node_id, Ordering::Relaxed);
         let Some(known) = self.owner().map_err(|error| failed(damage(&error.to_string())))? else {
             inner.put_meta(keys::LOG_OWNER, &records::encode_layout(owner)).map_err(|error| failed(error.to_string()))?;
             return inner.db().flush_wal(true).map_err(|error| failed(open_failure(&error)));
@@ -144,6 +150,12 @@ impl Inner {
         let durability = if waiting > VOLATILE_WAITING_MAX { Durability::Disk } else { durability };
         self.volatile_waiting.store(if durability == Durability::Disk { 0 } else { waiting }, Ordering::Relaxed);
         durability
+    }
+
+    /// Whether this member leads, as far as its own vote says.
+    fn leads(&self, tail: &Tail) -> bool {
+        let own_id = self.own_id.load(Ordering::Relaxed);
+        tail.vote.as_ref().map(VoteRecord::from).is_some_and(|vote| vote.committed && vote.voted_for == own_id)
     }
 
     fn db(&self) -> &DB {
@@ -311,7 +323,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         self.inner.put_meta(keys::LOG_VOTE, &records::encode(&VoteRecord::from(vote)))?;
         let (done, synced) = oneshot::channel();
-        self.inner.syncer.request(SyncRequest::Vote(done))?;
+        self.inner.syncer.request(SyncRequest::Vote(done), Hears::Now)?;
         synced.await.map_err(io::Error::other)??;
         let VoteRecord { term, voted_for, committed } = VoteRecord::from(vote);
         self.inner.environment.observe(|| Observation::Voted { term, voted_for, committed });
@@ -343,8 +355,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let bytes = self.inner.journal().append(&Frame::Entry(EntryRecord::from(entry)))?;
             self.inner.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-        {
+        let hears = {
             let mut tail = self.inner.tail.lock();
+            // a leader's entries are on their way to its followers then, whose syncs take as long as its own
+            let hears = if self.inner.leads(&tail) { Hears::Soon } else { Hears::Now };
             for entry in entries {
                 self.inner.environment.observe(|| Observation::Appended {
                     previous_term: tail.last.map(|last| **last.committed_leader_id()),
@@ -354,8 +368,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 });
                 tail.push(entry);
             }
-        }
-        self.inner.syncer.request(SyncRequest::Append { flushed: callback, durability })
+            hears
+        };
+        self.inner.syncer.request(SyncRequest::Append { flushed: callback, durability }, hears)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {

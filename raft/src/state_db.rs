@@ -6,7 +6,9 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 
@@ -26,12 +28,18 @@ mod row;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub(crate) use history::Slice;
 pub(crate) use rows::Rows;
+pub(crate) use waiting::Urgency;
+use waiting::Waiting;
 
 /// Room in a batch for its header and the key of the position.
 const BATCH_BYTES: usize = 64;
+/// How long whoever wants to read waits until RocksDB takes rows again, which it does after a flush, and how often that is tried.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+const READ_PAUSE: Duration = Duration::from_millis(2);
 /// Names the directory in use.
 const CURRENT: &str = "current";
 
@@ -40,6 +48,11 @@ pub(crate) struct StateDb {
     db: DB,
     path: PathBuf,
     environment: Environment,
+    waiting: parking_lot::Mutex<Waiting>,
+    /// One writes at a time: what it takes comes before what the next one takes.
+    writing: parking_lot::Mutex<()>,
+    /// Somebody is about to write what waits.
+    is_written_soon: AtomicBool,
     /// A newer generation has replaced this one.
     obsolete: AtomicBool,
     /// Told when the last generation is closed.
@@ -103,6 +116,9 @@ impl StateDb {
             db,
             path: path.to_owned(),
             environment: environment.clone(),
+            waiting: parking_lot::Mutex::default(),
+            writing: parking_lot::Mutex::default(),
+            is_written_soon: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
             closed: parking_lot::Mutex::new(closed),
         };
@@ -154,6 +170,9 @@ impl StateDb {
             db,
             path: path.to_owned(),
             environment: Environment::default(),
+            waiting: parking_lot::Mutex::default(),
+            writing: parking_lot::Mutex::default(),
+            is_written_soon: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
             closed: parking_lot::Mutex::default(),
         };
@@ -166,6 +185,60 @@ impl StateDb {
             }
         }
         meta
+    }
+
+    /// Has rows of so many entries written later, together with their position: readable at once, written when somebody reads, or calls
+    /// [`StateDb::settle`], durable with the next flush.
+    ///
+    /// # Errors
+    /// Why rows from before could not be written.
+    pub(crate) fn write_later(&self, rows: Rows, meta: &StateMeta, entries: usize) -> io::Result<Urgency> {
+        self.waiting.lock().add(rows, meta, entries).map_err(io::Error::other)
+    }
+
+    /// Writes what waits.
+    ///
+    /// # Errors
+    /// As [`StateDb::write`]. What was not written goes on waiting.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        let _turn = self.writing.lock();
+        // it is out of the lock while it is written: more may come
+        let taken = self.waiting.lock().take();
+        let Some(taken) = taken else { return Ok(()) };
+        self.write(&taken.0, &taken.1).inspect_err(|error| {
+            let is_final = error.kind() != io::ErrorKind::WouldBlock;
+            self.waiting.lock().put_back(taken, is_final.then(|| error.to_string()));
+        })
+    }
+
+    /// As [`StateDb::settle`], with patience.
+    #[expect(clippy::disallowed_methods, reason = "RocksDB does not say when a flush ends")]
+    fn settle_to_read(&self) -> io::Result<()> {
+        let deadline = crate::clock::deadline(READ_PATIENCE);
+        loop {
+            match self.settle() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && crate::clock::now() < deadline => std::thread::sleep(READ_PAUSE),
+                result => return result,
+            }
+        }
+    }
+
+    /// Has what waits written on another thread, unless that is under way.
+    pub(crate) fn settle_soon(self: &Arc<Self>) {
+        if self.is_written_soon.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let db = Arc::clone(self);
+        tokio::spawn(async move {
+            let environment = db.environment.clone();
+            let settling = environment.blocking(move || {
+                // before it takes anything: whoever adds something afterwards may come again
+                db.is_written_soon.store(false, Ordering::Release);
+                // tried again when more has come; whoever adds something is told what will not be better
+                drop(db.settle());
+            });
+            drop(settling.await);
+        });
     }
 
     /// Writes rows together with their position: readable at once, durable with the next flush.
@@ -197,6 +270,7 @@ impl StateDb {
     /// # Errors
     /// Of RocksDB.
     pub(crate) fn flush(&self) -> io::Result<()> {
+        self.settle_to_read()?;
         let families = StateColumn::ALL.map(|column| self.column(column));
         let mut options = rocksdb::FlushOptions::default();
         options.set_wait(true);
@@ -208,6 +282,7 @@ impl StateDb {
     /// # Errors
     /// Of RocksDB.
     pub(crate) fn checkpoint(&self, path: &Path) -> io::Result<()> {
+        self.settle_to_read()?;
         let checkpoint = rocksdb::checkpoint::Checkpoint::new(&self.db).map_err(|error| self.error(error))?;
         checkpoint.create_checkpoint(path).map_err(|error| self.error(error))
     }

@@ -22,7 +22,7 @@ use crate::gaps::{self, Gaps};
 use crate::raft_types::{self, Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::records::{self, StateMeta, StoredMembershipRecord};
 use crate::snapshot::{SnapshotBuilder, SnapshotFiles};
-use crate::state_db::{Rows, StateDb};
+use crate::state_db::{Rows, StateDb, Urgency};
 use crate::store::Committed;
 use crate::view::View;
 use crate::watch::{Event, Hub};
@@ -113,6 +113,22 @@ impl Shared {
     /// Follows how far apply has come.
     pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
         self.applied.subscribe()
+    }
+
+    /// Writes what was applied and not written yet, waiting for room if need be.
+    ///
+    /// # Errors
+    /// Of the disk, and when the store closes.
+    pub(crate) async fn settle(&self, db: &Arc<StateDb>) -> io::Result<()> {
+        loop {
+            let db = Arc::clone(db);
+            match self.environment.blocking(move || db.settle()).await? {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.closing.is_cancelled() => {
+                    tokio::time::sleep(WRITE_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Tells a simulation what readers see now.
@@ -218,45 +234,46 @@ impl StateMachine {
         Arc::clone(&self.shared)
     }
 
-    async fn apply_entry(&mut self, db: &StateDb, batch: &mut Batch, entry: Entry) -> io::Result<Outcome> {
+    async fn apply_entry(&mut self, db: &Arc<StateDb>, batch: &mut Batch, entry: Entry) -> io::Result<Outcome> {
         let at = Position { term: **entry.log_id.committed_leader_id(), index: entry.log_id.index() };
+        let command = match &entry.payload {
+            EntryPayload::Normal(payload) => Some(records::decode_shared::<Command>(&payload.0)?),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        };
+        if let Some(Command::Compact { .. } | Command::Skip { .. }) = &command {
+            // the rows to look at must be readable; what becomes of them is written in one step with this entry's position
+            self.commit(db, std::mem::take(batch)).await?;
+            self.shared.settle(db).await?;
+        }
         self.leave_gap(db, batch, at).await?;
         let events_before = batch.events.len();
         let mut applied_txn = None;
-        let outcome = match &entry.payload {
-            EntryPayload::Blank => Outcome::Nothing,
-            EntryPayload::Membership(membership) => {
-                self.change_membership(batch, StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: membership.into() });
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.change_membership(batch, StoredMembershipRecord { log_id: Some(entry.log_id.into()), membership: membership.into() });
+        }
+        let outcome = match command {
+            None => Outcome::Nothing,
+            Some(Command::Txn { txn, after_index, time_unix_ms } | Command::Volatile { txn, after_index, time_unix_ms }) => {
+                let decision = apply::decide(&self.state, at, &txn, after_index);
+                for write in State::writes(&decision, at, &txn.cause, time_unix_ms) {
+                    if let Write::PutHistory(change) = &write {
+                        self.meta.history_bytes += change.size_bytes();
+                    }
+                    batch.rows.stage(write);
+                }
+                self.absorb(batch, &decision, at);
+                applied_txn = Some(txn);
+                decision.outcome
+            }
+            Some(Command::Compact { upto }) => {
+                self.compact(db, batch, upto)?;
                 Outcome::Nothing
             }
-            EntryPayload::Normal(payload) => match records::decode_shared::<Command>(&payload.0)? {
-                Command::Txn { txn, after_index, time_unix_ms } | Command::Volatile { txn, after_index, time_unix_ms } => {
-                    let decision = apply::decide(&self.state, at, &txn, after_index);
-                    for write in State::writes(&decision, at, &txn.cause, time_unix_ms) {
-                        if let Write::PutHistory(change) = &write {
-                            self.meta.history_bytes += change.size_bytes();
-                        }
-                        batch.rows.stage(write);
-                    }
-                    self.absorb(batch, &decision, at);
-                    applied_txn = Some(txn);
-                    decision.outcome
-                }
-                Command::Compact { upto } => {
-                    // the rows to look at must be readable
-                    self.meta.applied = Some(entry.log_id.into());
-                    self.commit(db, std::mem::take(batch)).await?;
-                    self.compact(db, batch, upto)?;
-                    Outcome::Nothing
-                }
-                Command::Skip { revisions } => {
-                    self.meta.applied = Some(entry.log_id.into());
-                    self.commit(db, std::mem::take(batch)).await?;
-                    self.compact(db, batch, self.meta.revision)?;
-                    self.skip(revisions);
-                    Outcome::Nothing
-                }
-            },
+            Some(Command::Skip { revisions }) => {
+                self.compact(db, batch, self.meta.revision)?;
+                self.skip(revisions);
+                Outcome::Nothing
+            }
         };
         self.meta.applied = Some(entry.log_id.into());
         batch.entries += 1;
@@ -315,7 +332,7 @@ impl StateMachine {
     }
 
     /// Leaves out the revisions that the leaders before may have given to what a power cut has taken, if this entry is the first of its term.
-    async fn leave_gap(&mut self, db: &StateDb, batch: &mut Batch, at: Position) -> io::Result<()> {
+    async fn leave_gap(&mut self, db: &Arc<StateDb>, batch: &mut Batch, at: Position) -> io::Result<()> {
         #[cfg(feature = "planted")]
         if crate::planted::is_planted(crate::planted::Bug::LeaveNoGap) {
             return Ok(());
@@ -344,13 +361,12 @@ impl StateMachine {
         self.shared.hub.jump(self.meta.revision);
     }
 
-    /// Writes what was collected, waiting for room if need be, and shows it.
-    async fn commit(&self, db: &StateDb, batch: Batch) -> io::Result<()> {
-        while let Err(error) = db.write(&batch.rows, &self.meta) {
-            if error.kind() != io::ErrorKind::WouldBlock || self.shared.closing.is_cancelled() {
-                return Err(error);
-            }
-            tokio::time::sleep(WRITE_PAUSE).await;
+    /// Shows what was collected, and has it written, waiting for room if need be.
+    async fn commit(&self, db: &Arc<StateDb>, batch: Batch) -> io::Result<()> {
+        match db.write_later(batch.rows, &self.meta, batch.entries)? {
+            Urgency::None => {}
+            Urgency::Due => db.settle_soon(),
+            Urgency::Full => self.shared.settle(db).await?,
         }
         *self.shared.view.write() = self.state.view.clone();
         let applied = Applied { index: self.meta.applied.map_or(0, |id| id.index), revision: self.meta.revision };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
 
 use super::frame::Frame;
+use super::queue::Hears;
 use super::tail::Tail;
 use super::{Inner, LogStore, SyncRequest};
 use crate::doubt::Doubt;
@@ -53,7 +54,7 @@ impl LogStore {
     /// Of the disk.
     pub(crate) async fn settle(&self) -> io::Result<()> {
         let (done, synced) = oneshot::channel();
-        self.inner.syncer.request(SyncRequest::Vote(done))?;
+        self.inner.syncer.request(SyncRequest::Vote(done), Hears::Now)?;
         synced.await.map_err(io::Error::other)?
     }
 

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use openraft::storage::IOFlushed;
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::journal::Journal;
+use super::queue::{Hears, Receiver, Sender, queue};
 use crate::columns::LogColumn;
 use crate::command::Durability;
 use crate::disk;
@@ -43,7 +44,7 @@ pub(super) struct Syncer {
 }
 
 enum Queue {
-    Thread(mpsc::Sender<SyncRequest>),
+    Thread(Sender<SyncRequest>),
     Task(tokio::sync::mpsc::UnboundedSender<SyncRequest>),
 }
 
@@ -97,19 +98,19 @@ impl Syncer {
             tokio::spawn(sync_simulated(files, path.to_owned(), requests, syncs, Arc::clone(simulation), faults));
             return Ok(Self { queue: Some(Queue::Task(queue)), thread: None });
         }
-        let (queue, requests) = mpsc::channel();
+        let (queue, requests) = queue();
         let syncing = move || sync_loop(&files, &requests, &syncs, &faults);
         let thread = std::thread::Builder::new().name("raft-log-sync".into()).spawn(syncing)?;
         Ok(Self { queue: Some(Queue::Thread(queue)), thread: Some(thread) })
     }
 
-    /// Asks for a sync.
+    /// Asks for a sync. A simulation hears of it at once.
     ///
     /// # Errors
     /// It has ended.
-    pub(super) fn request(&self, request: SyncRequest) -> io::Result<()> {
+    pub(super) fn request(&self, request: SyncRequest, hears: Hears) -> io::Result<()> {
         let sent = match &self.queue {
-            Some(Queue::Thread(queue)) => queue.send(request).is_ok(),
+            Some(Queue::Thread(queue)) => queue.send(request, hears),
             Some(Queue::Task(queue)) => queue.send(request).is_ok(),
             None => false,
         };
@@ -128,10 +129,9 @@ impl Syncer {
 }
 
 /// Flushes once for all requests that are queued, then answers them. Ends when the log is dropped.
-fn sync_loop(files: &Files, requests: &mpsc::Receiver<SyncRequest>, syncs: &AtomicU64, faults: &Faults) {
+fn sync_loop(files: &Files, requests: &Receiver<SyncRequest>, syncs: &AtomicU64, faults: &Faults) {
     let mut failed = None;
-    while let Ok(first) = requests.recv() {
-        let batch: Vec<SyncRequest> = std::iter::once(first).chain(requests.try_iter()).collect();
+    while let Some(batch) = requests.receive() {
         let wanted = wanted(&batch);
         if wanted.to_disk {
             faults.slow_sync();

@@ -40,7 +40,7 @@ impl StateDb {
     /// # Errors
     /// `InvalidData` for damaged rows.
     pub(crate) fn last_change_unix_ms(&self) -> io::Result<Option<i64>> {
-        let mut rows = self.rows(ReadOptions::default());
+        let mut rows = self.rows(ReadOptions::default())?;
         rows.seek_to_last();
         let last = rows.item().map(|(key, bytes)| Row::new(key, bytes)?.change()).transpose()?;
         rows.status().map_err(|error| self.error(error))?;
@@ -171,7 +171,7 @@ impl StateDb {
     /// Calls `visit` for the rows after `after`, in order, until it answers `false`.
     fn scan(&self, after: Revision, visit: impl FnMut(Row<'_>) -> io::Result<bool>) -> io::Result<()> {
         let Some(first) = after.checked_add(1) else { return Ok(()) };
-        let mut rows = self.rows(ReadOptions::default());
+        let mut rows = self.rows(ReadOptions::default())?;
         rows.seek(keys::index(first));
         self.visit(rows, visit)
     }
@@ -190,13 +190,15 @@ impl StateDb {
         if let Some(end) = end {
             options.set_iterate_upper_bound(keys::index(end));
         }
-        let mut rows = self.rows(options);
+        let mut rows = self.rows(options)?;
         rows.seek(keys::index(first));
         self.visit(rows, |row| visit(row).map(|()| true))
     }
 
-    fn rows(&self, options: ReadOptions) -> DBRawIterator<'_> {
-        self.db.raw_iterator_cf_opt(self.column(StateColumn::History), options)
+    /// The rows, those among them that waited.
+    fn rows(&self, options: ReadOptions) -> io::Result<DBRawIterator<'_>> {
+        self.settle_to_read()?;
+        Ok(self.db.raw_iterator_cf_opt(self.column(StateColumn::History), options))
     }
 
     fn visit(&self, mut rows: DBRawIterator<'_>, mut visit: impl FnMut(Row<'_>) -> io::Result<bool>) -> io::Result<()> {

@@ -36,6 +36,7 @@ impl StateDb {
     /// # Errors
     /// `InvalidData` for damaged rows.
     pub(crate) fn load(&self) -> io::Result<(State, StateMeta)> {
+        self.settle_to_read()?;
         let meta = self.meta()?;
         let mut state = State { compacted: meta.compacted, ..State::default() };
         for record in self.current_records()? {

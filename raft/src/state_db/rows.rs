@@ -59,6 +59,12 @@ impl Rows {
         }
     }
 
+    /// Adds what is to be written after them.
+    pub(super) fn append(&mut self, mut later: Self) {
+        self.rows.append(&mut later.rows);
+        self.size_bytes += later.size_bytes;
+    }
+
     /// About how many bytes they take in RocksDB's batch.
     pub(crate) fn size_bytes(&self) -> usize {
         self.size_bytes

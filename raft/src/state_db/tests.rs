@@ -120,3 +120,33 @@ fn what_is_forgotten_at_once_is_bounded_by_rows_and_bytes() {
     check(8, 0, many.0, 1, (1, true));
     check(8, 0, many.0, 4000, (2, true));
 }
+
+#[test]
+fn rows_that_wait_are_there_for_whoever_reads() {
+    type Sees = fn(&StateDb) -> bool;
+    let readers: [(&str, Sees); 7] = [
+        ("heads", |db| db.history_heads(0, 9).unwrap().len() == 1),
+        ("events", |db| db.events_after(b"", 0, 9, 9).unwrap().events.len() == 1),
+        ("versions", |db| db.versions_at(b"", 0, 9).unwrap().len() == 1),
+        ("the last change", |db| db.last_change_unix_ms().unwrap() == Some(7)),
+        ("what to forget", |db| db.last_to_forget(0, 8, 0, Slice { rows_max: 9, bytes_max: 1 << 20 }).unwrap().0 == 1),
+        ("everything", |db| db.load().unwrap().1.revision == 1),
+        ("a checkpoint", |db| {
+            let copy = db.path.with_file_name("copy");
+            db.checkpoint(&copy).unwrap();
+            StateDb::meta_of_checkpoint(&copy).unwrap().revision == 1
+        }),
+    ];
+    for (what, sees) in readers {
+        let dir = TempDir::new().unwrap();
+        let db = StateDb::open_current(dir.path(), None).unwrap();
+        let version = HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value: "v".into() };
+        let row = HistoryRow { version: Some(version), previous: None, cause: crate::command::Cause::default(), time_unix_ms: 7 };
+        let mut rows = Rows::default();
+        rows.stage(Write::PutHistory(crate::records::HistoryChange { key: "key".into(), revision: 1, row }));
+        let meta = StateMeta { revision: 1, ..StateMeta::default() };
+        assert_eq!(db.write_later(rows, &meta, 1).unwrap(), Urgency::None);
+        assert_eq!(db.meta().unwrap().revision, 0, "it does not wait");
+        assert!(sees(&db), "{what}");
+    }
+}

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::apply::tests::any_txn;
+use crate::command::{Cause, Op, Txn, TxnId};
 use crate::raft_types::Payload;
 
 fn open(dir: &std::path::Path) -> StateMachine {
@@ -25,7 +26,26 @@ fn entries(commands: &[Command]) -> Vec<Entry> {
 
 fn apply(machine: &mut StateMachine, entries: Vec<Entry>) {
     let stream = futures::stream::iter(entries.into_iter().map(|entry| Ok((entry, None))));
-    futures::executor::block_on(machine.apply(stream)).unwrap();
+    block_on(machine.apply(stream)).unwrap();
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Ends it as an orderly end of the process does, or as one that takes what was not written.
+fn end(machine: StateMachine, in_order: bool) {
+    if in_order {
+        machine.shared.db().unwrap().flush().unwrap();
+    }
+}
+
+/// Applies those of the entries that it has not applied, one by one.
+fn catch_up(machine: &mut StateMachine, entries: &[Entry]) {
+    let applied = machine.meta.applied.map_or(0, |applied| applied.index);
+    for entry in entries.iter().filter(|entry| entry.log_id.index() > applied) {
+        apply(machine, vec![entry.clone()]);
+    }
 }
 
 type Dump = (Revision, Revision, Vec<(bytes::Bytes, bytes::Bytes, Revision, Revision)>, apply::Outcomes, StateMeta, Vec<String>);
@@ -53,6 +73,7 @@ proptest! {
     fn a_restart_and_another_grouping_arrive_at_the_same_state(
         commands in proptest::collection::vec(any_command(), 1..80),
         cut in 0..80_usize,
+        in_order: [bool; 2],
     ) {
         let entries = entries(&commands);
         let cut = cut.min(entries.len());
@@ -62,14 +83,41 @@ proptest! {
         // the other restarts in between
         let mut parts = open(other.path());
         apply(&mut parts, entries[..cut].to_vec());
-        drop(parts);
+        prop_assert_eq!(parts.meta.applied.map_or(0, |applied| applied.index), cut as u64);
+        end(parts, in_order[0]);
         let mut parts = open(other.path());
-        for entry in &entries[cut..] {
-            apply(&mut parts, vec![entry.clone()]);
+        if in_order[0] {
+            prop_assert_eq!(parts.meta.applied.map_or(0, |applied| applied.index), cut as u64);
         }
+        catch_up(&mut parts, &entries);
+        if in_order[1] {
+            prop_assert_eq!(dump(&whole), dump(&parts));
+        }
+        end(parts, in_order[1]);
+        let mut parts = open(other.path());
+        catch_up(&mut parts, &entries);
         prop_assert_eq!(dump(&whole), dump(&parts));
-        drop(parts);
-        prop_assert_eq!(dump(&whole), dump(&open(other.path())));
+    }
+}
+
+/// What was written before a crash said that a compaction was applied, but nothing of what it had done.
+#[test]
+fn an_entry_is_written_with_its_position_or_not_at_all() {
+    let dir = TempDir::new().unwrap();
+    let mut machine = open(dir.path());
+    let put = Op::Put { key: "key".into(), value: "value".into(), split: 0, terms: Vec::new() };
+    let txn = Txn { id: TxnId(1), guards: Vec::new(), ops: vec![put], cause: Cause::default() };
+    let commands = [Command::Txn { txn, after_index: 0, time_unix_ms: 0 }, Command::Compact { upto: 1 }, Command::Skip { revisions: 9 }];
+    let entries = entries(&commands);
+    for (entry, expected) in entries.iter().zip([(1, 0), (1, 1), (10, 10)]) {
+        apply(&mut machine, vec![entry.clone()]);
+        let state = |meta: &StateMeta| (meta.revision, meta.compacted);
+        assert_eq!(state(&machine.meta), expected);
+        // what was settled on the way is all that a crash leaves
+        drop(machine);
+        machine = open(dir.path());
+        catch_up(&mut machine, &entries[..=usize::try_from(entry.log_id.index() - 1).unwrap()]);
+        assert_eq!(state(&machine.meta), expected, "{entry:?}");
     }
 }
 
@@ -81,6 +129,6 @@ fn an_entry_of_another_version_stops_this_member_instead_of_diverging() {
     bytes[0] = 99;
     let entry = Entry { log_id: LogId::new_term_index(1, 1), payload: EntryPayload::Normal(Payload(bytes.into())) };
     let stream = futures::stream::iter([Ok((entry, None))]);
-    let error = futures::executor::block_on(machine.apply(stream)).unwrap_err();
+    let error = block_on(machine.apply(stream)).unwrap_err();
     assert!(error.to_string().contains("version 99"), "{error}");
 }
