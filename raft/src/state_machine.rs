@@ -120,9 +120,22 @@ impl Shared {
     /// # Errors
     /// Of the disk, and when the store closes.
     pub(crate) async fn settle(&self, db: &Arc<StateDb>) -> io::Result<()> {
-        loop {
+        let attempt = || async {
             let db = Arc::clone(db);
-            match self.environment.blocking(move || db.settle()).await? {
+            self.environment.blocking(move || db.settle()).await?
+        };
+        self.until_written(attempt).await
+    }
+
+    /// As [`Shared::settle`], on this thread.
+    async fn settle_here(&self, db: &StateDb) -> io::Result<()> {
+        self.until_written(|| std::future::ready(db.settle())).await
+    }
+
+    /// Tries until RocksDB takes it, or the store closes.
+    async fn until_written<F: Future<Output = io::Result<()>>>(&self, attempt: impl Fn() -> F) -> io::Result<()> {
+        loop {
+            match attempt().await {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.closing.is_cancelled() => {
                     tokio::time::sleep(WRITE_PAUSE).await;
                 }
@@ -366,6 +379,7 @@ impl StateMachine {
         match db.write_later(batch.rows, &self.meta, batch.entries)? {
             Urgency::None => {}
             Urgency::Due => db.settle_soon(),
+            Urgency::Now => self.shared.settle_here(db).await?,
             Urgency::Full => self.shared.settle(db).await?,
         }
         *self.shared.view.write() = self.state.view.clone();

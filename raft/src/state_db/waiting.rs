@@ -8,6 +8,8 @@ use super::Rows;
 /// From so many entries or bytes on, somebody should write them.
 const MANY_ENTRIES: usize = 256;
 const MANY_BYTES: usize = 256 << 10;
+/// Where entries are this large, the bytes are what a write costs: memory that waits is colder by then, and another thread's to free.
+const LARGE_BYTES: usize = 4 << 10;
 /// With so many, nothing may be added before they are written.
 const FULL_ENTRIES: usize = 16 * MANY_ENTRIES;
 const FULL_BYTES: usize = 16 * MANY_BYTES;
@@ -17,8 +19,10 @@ const FULL_BYTES: usize = 16 * MANY_BYTES;
 pub(crate) enum Urgency {
     /// There is time, unless somebody wants to read them.
     None,
-    /// Now is the time.
+    /// Now is the time, on any thread.
     Due,
+    /// Whoever has added them should write them at once.
+    Now,
     /// Nothing may be added before.
     Full,
 }
@@ -42,10 +46,11 @@ impl Waiting {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
+        let are_large = rows.size_bytes() >= LARGE_BYTES.saturating_mul(entries.max(1));
         self.rows.append(rows);
         self.position = Some(position.clone());
         self.entries += entries;
-        Ok(self.urgency())
+        Ok(if are_large { self.urgency().max(Urgency::Now) } else { self.urgency() })
     }
 
     /// Takes all of them away to be written.
@@ -107,6 +112,19 @@ mod tests {
         waiting.take().unwrap();
         assert_eq!(waiting.add(rows(1), &position(1), 1), Ok(Urgency::None));
         assert_eq!(waiting.add(rows(2), &position(2), MANY_ENTRIES), Ok(Urgency::Due));
+    }
+
+    #[test]
+    fn large_rows_do_not_wait() {
+        let large = |bytes: usize| {
+            let mut rows = Rows::default();
+            rows.stage_removed(vec![(1, vec![7; bytes].into())]);
+            rows
+        };
+        let mut waiting = Waiting::default();
+        assert_eq!(waiting.add(large(LARGE_BYTES), &position(1), 1), Ok(Urgency::Now));
+        assert_eq!(waiting.add(large(LARGE_BYTES), &position(2), 2), Ok(Urgency::None));
+        assert_eq!(waiting.add(large(FULL_BYTES), &position(3), 1), Ok(Urgency::Full));
     }
 
     #[test]
