@@ -1,5 +1,5 @@
-//! The adapter between openraft and the pure [`crate::apply`]: it decodes committed entries, performs what was decided on `state/`, and
-//! then shows it to readers: first the view, then the watchers, then whoever proposed it.
+//! The adapter between openraft and the pure [`crate::apply`]: it decodes committed entries, hands the rows of what was decided to `state/`,
+//! which may write them later, and shows it to readers: first the view, then the watchers, then whoever proposed it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,7 +27,7 @@ use crate::store::Committed;
 use crate::view::View;
 use crate::watch::{Event, Hub};
 
-/// Entries and bytes of changes that are written, shown and answered together.
+/// Entries and bytes of changes that are shown and answered together.
 const BATCH_ENTRIES_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 2 << 20;
 /// How long to wait for a flush before writing again.

@@ -65,7 +65,8 @@ impl Waiting {
         self.rows = rows;
         self.position.get_or_insert(position);
         self.entries += entries;
-        self.failure = failure;
+        // the first one counts: what comes of another attempt does not take it back
+        self.failure = self.failure.take().or(failure);
     }
 
     fn urgency(&self) -> Urgency {
@@ -133,6 +134,10 @@ mod tests {
         waiting.add(rows(1), &position(1), 1).unwrap();
         let taken = waiting.take().unwrap();
         waiting.put_back(taken, Some("broken".into()));
+        assert_eq!(waiting.add(rows(2), &position(2), 1), Err("broken".into()));
+        // a reader tried once more
+        let taken = waiting.take().unwrap();
+        waiting.put_back(taken, None);
         assert_eq!(waiting.add(rows(2), &position(2), 1), Err("broken".into()));
     }
 
