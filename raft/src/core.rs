@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -62,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) suffrage: parking_lot::Mutex<Suffrage>,
     /// When a leader was last heard.
     pub(crate) heard: parking_lot::Mutex<Instant>,
+    /// Told of each heartbeat of a leader.
+    pub(crate) beat: Notify,
 }
 
 /// What became of one attempt to have the leader do something.

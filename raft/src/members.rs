@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openraft::ChangeMembers;
 use openraft::Instant as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState};
 
 use crate::clock;
 use crate::command::NodeId;
 use crate::core::{Attempt, Core};
 use crate::network::messages::{Request, Response};
-use crate::raft_types::{MemberInfo, Metrics, TypeConfig};
+use crate::raft_types::{MemberInfo, Membership, Metrics, TypeConfig};
 use crate::store::{Member, MemberRole, StoreError};
 
 /// A learner that lacks no more entries than this becomes a voter: the rest arrives within a round trip.
@@ -135,7 +135,7 @@ impl Core {
 
     /// Promotes learners that want to vote and have caught up. Returns when the store closes.
     pub(crate) async fn promote_learners(self: Arc<Self>) {
-        let mut account = self.seat.account();
+        let (mut account, mut members) = (self.seat.account(), self.seat.account_of_members());
         loop {
             let ready = account.look(ready_to_vote);
             if let Some(id) = ready {
@@ -150,6 +150,9 @@ impl Core {
                 }
             }
             let news = async {
+                if !members.look(|metrics| has_candidates(metrics.state, metrics.membership_config.membership())) {
+                    return members.changed().await;
+                }
                 let goes_on = account.changed().await;
                 // every write is news
                 tokio::time::sleep(LOOK_PAUSE).await;
@@ -190,6 +193,16 @@ impl Core {
     }
 }
 
+/// Whether a leader has somebody to promote, sooner or later.
+fn has_candidates(state: ServerState, membership: &Membership) -> bool {
+    state == ServerState::Leader && candidates(membership).next().is_some()
+}
+
+/// The learners that want to vote.
+fn candidates(membership: &Membership) -> impl Iterator<Item = NodeId> {
+    membership.learner_ids().filter(|id| membership.get_node(id).is_some_and(|node| node.wants_vote))
+}
+
 /// The first learner that the leader should promote.
 fn ready_to_vote(metrics: &Metrics) -> Option<NodeId> {
     let replication = metrics.replication.as_ref()?;
@@ -200,8 +213,7 @@ fn ready_to_vote(metrics: &Metrics) -> Option<NodeId> {
         return None;
     }
     let last = metrics.last_log_index.unwrap_or(0);
-    let mut learners = membership.learner_ids().filter(|id| membership.get_node(id).is_some_and(|node| node.wants_vote));
-    learners.find(|id| {
+    candidates(membership).find(|id| {
         let matched = replication.get(id).copied().flatten();
         matched.is_some_and(|matched| matched.index() + PROMOTION_LAG_ENTRIES >= last)
     })
@@ -258,6 +270,8 @@ fn membership_response(changed: Result<(), RaftError<TypeConfig, ClientWriteErro
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn check(voters: &[NodeId], living: &[NodeId], id: NodeId, expected: Option<&str>) {
@@ -270,6 +284,18 @@ mod tests {
         let overtaken = openraft::errors::PreconditionFailed::LastMembershipLogIdMismatch { expected: None, actual: None };
         let answer = membership_response(Err(RaftError::APIError(ClientWriteError::PreconditionFailed(overtaken))));
         assert_eq!(answer, Response::Failed("another change of members is under way".into()));
+    }
+
+    #[test]
+    fn only_a_leader_waits_for_learners_and_only_for_those_that_want_to_vote() {
+        let membership = |learner_wants_vote| {
+            let member = |wants_vote| MemberInfo { wants_vote, ..MemberInfo::default() };
+            let nodes = BTreeMap::from([(1, member(true)), (2, member(learner_wants_vote))]);
+            Membership::new(vec![BTreeSet::from([1])], nodes).unwrap()
+        };
+        assert!(has_candidates(ServerState::Leader, &membership(true)));
+        assert!(!has_candidates(ServerState::Leader, &membership(false)));
+        assert!(!has_candidates(ServerState::Follower, &membership(true)));
     }
 
     #[test]

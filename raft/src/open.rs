@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock;
 use crate::command::NodeId;
@@ -135,6 +135,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
         doubt: parking_lot::Mutex::new(doubt),
         suffrage: parking_lot::Mutex::new(if doubt.is_some() { Suffrage::Abstains } else { Suffrage::Full }),
         heard: parking_lot::Mutex::new(clock::now()),
+        beat: Notify::new(),
     });
     let on_failure = {
         let core = Arc::downgrade(&core);

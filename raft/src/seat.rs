@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{OptionalSend, OptionalSync, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::experiment::{Timers, TimersInForce, millis};
 use crate::log_store::LogStore;
 use crate::network::client::ClientFactory;
-use crate::raft_types::{Metrics, Raft, TypeConfig};
+use crate::raft_types::{Metrics, Raft, ServerMetrics, TypeConfig};
 use crate::state_machine::StateMachine;
 use crate::store::{StoreConfig, StoreError};
 
@@ -70,10 +70,19 @@ impl Seat {
     }
 
     /// Raft's account of itself, over all cores to come.
-    pub(crate) fn account(self: &Arc<Self>) -> Account {
+    pub(crate) fn account(self: &Arc<Self>) -> Account<Metrics> {
+        self.account_of(Raft::metrics)
+    }
+
+    /// As [`Seat::account`], of nothing but roles and members: entries and heartbeats are no news there.
+    pub(crate) fn account_of_members(self: &Arc<Self>) -> Account<ServerMetrics> {
+        self.account_of(Raft::server_metrics)
+    }
+
+    fn account_of<T: OptionalSend + OptionalSync>(self: &Arc<Self>, ask: fn(&Raft) -> WatchReceiverOf<TypeConfig, T>) -> Account<T> {
         let mut rafts = self.raft.subscribe();
-        let metrics = rafts.borrow_and_update().metrics();
-        Account { seat: Arc::clone(self), rafts, metrics }
+        let told = ask(&rafts.borrow_and_update());
+        Account { seat: Arc::clone(self), rafts, ask, told }
     }
 
     /// The timers in force.
@@ -110,22 +119,23 @@ impl Seat {
     }
 }
 
-/// Raft's account of itself. It goes on when the core is exchanged.
-pub(crate) struct Account {
+/// Raft's account of itself, or of a part. It goes on when the core is exchanged.
+pub(crate) struct Account<T: OptionalSend + OptionalSync> {
     seat: Arc<Seat>,
     rafts: watch::Receiver<Raft>,
-    metrics: WatchReceiverOf<TypeConfig, Metrics>,
+    ask: fn(&Raft) -> WatchReceiverOf<TypeConfig, T>,
+    told: WatchReceiverOf<TypeConfig, T>,
 }
 
-impl Account {
+impl<T: OptionalSend + OptionalSync> Account<T> {
     /// Looks at it as it is.
-    pub(crate) fn look<T>(&mut self, look: impl FnOnce(&Metrics) -> T) -> T {
-        look(&self.metrics.borrow_watched())
+    pub(crate) fn look<U>(&mut self, look: impl FnOnce(&T) -> U) -> U {
+        look(&self.told.borrow_watched())
     }
 
     /// Returns when it has changed; `false` when raft has ended for good.
     pub(crate) async fn changed(&mut self) -> bool {
-        self.metrics.changed().await.is_ok() || self.succeeded().await
+        self.told.changed().await.is_ok() || self.succeeded().await
     }
 
     /// Returns when another core has taken the seat; `false` when none will.
@@ -138,7 +148,7 @@ impl Account {
         if self.rafts.changed().await.is_err() {
             return false;
         }
-        self.metrics = self.rafts.borrow_and_update().metrics();
+        self.told = (self.ask)(&self.rafts.borrow_and_update());
         true
     }
 }

@@ -57,6 +57,8 @@ pub(crate) async fn keep_time(core: Arc<Core>) {
         let begun = clock::now();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            // the rest begins anew, so that its end wakes nobody up while the leader speaks
+            () = core.beat.notified() => {}
             changed = leadership.changed() => if changed.is_err() {
                 return;
             },

@@ -22,6 +22,8 @@ use crate::versions::{attached, signed};
 const SECONDS_MIN: i64 = 2;
 /// As etcd's limit.
 const SECONDS_MAX: i64 = 9_000_000_000;
+/// How long to wait before looking for new leases: less than the shortest lasts.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait before an overdue lease is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -213,10 +215,9 @@ impl Facade {
                     tracing::warn!(lease = id, %error, "Could not end a lease");
                 }
             }
-            // new leases last longer than the pause
-            let pause = clock::now() + RETRY_PAUSE;
-            let wake =
-                if overdue.is_empty() { self.leases.next_end().map_or(pause, |end| end.max(clock::now()).min(pause)) } else { pause };
+            let now = clock::now();
+            let look = now + LOOK_PAUSE;
+            let wake = if overdue.is_empty() { self.leases.next_end().map_or(look, |end| end.clamp(now, look)) } else { now + RETRY_PAUSE };
             if let Ok(_changed) = tokio::time::timeout_at(wake.into(), leadership.changed()).await {
                 return;
             }

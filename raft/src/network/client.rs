@@ -246,10 +246,15 @@ impl PeerClient {
     async fn ask(&mut self, request: &Request, action: RPCTypes, patience: Duration) -> Result<Response, RpcError> {
         let link = self.link(patience).await?;
         match tokio::time::timeout(patience, link.start(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(_closed)) => Err(RpcError::Network(NetworkError::from_string("the connection ended"))),
+            Ok(answer) => answer.map_err(|_closed| connection_ended()),
             Err(_elapsed) => Err(RpcError::Timeout(self.timed_out(action, patience))),
         }
+    }
+
+    /// Gives the beat. Raft does not wait for the answer for longer than to the next one, and no clock but its own need be wound up for that.
+    async fn beat(&mut self, append: Append, patience: Duration) -> Result<Response, RpcError> {
+        let link = self.link(patience).await?;
+        link.start(&Request::AppendOne(append)).await.map_err(|_closed| connection_ended())
     }
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
@@ -365,6 +370,10 @@ fn read_chunk(file: fs::File) -> io::Result<(fs::File, Vec<u8>)> {
     Ok((file, chunk))
 }
 
+fn connection_ended() -> RpcError {
+    RpcError::Network(NetworkError::from_string("the connection ended"))
+}
+
 fn unexpected(response: &Response) -> RpcError {
     RpcError::Network(NetworkError::from_string(reason(response)))
 }
@@ -430,8 +439,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                 // one request now and then: a pipeline would be begun and ended for each
                 let patience = option.soft_ttl();
                 let answers = futures::stream::unfold((self, input), move |(client, mut input)| async move {
-                    let request = Request::AppendOne(append(&client.peers, &input.next().await?));
-                    let answer = client.ask(&request, RPCTypes::AppendEntries, patience).await.and_then(appended);
+                    let beat = append(&client.peers, &input.next().await?);
+                    let answer = client.beat(beat, patience).await.and_then(appended);
                     Some((answer, (client, input)))
                 });
                 return Ok(Box::pin(answers) as BoxStream<'s, _>);
@@ -463,7 +472,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                                 appending.answered(&response);
                                 appended(response)
                             }
-                            Ok(Err(_closed)) => Err(RpcError::Network(NetworkError::from_string("the connection ended"))),
+                            Ok(Err(_closed)) => Err(connection_ended()),
                             Err(_elapsed) => {
                                 link.close();
                                 Err(RpcError::Timeout(client.timed_out(RPCTypes::AppendEntries, patience)))

@@ -369,6 +369,7 @@ async fn try_answer(core: &Arc<Core>, request: Request) -> Result<Response, Resp
     match request {
         Request::AppendOne(append) => {
             let request = take_append(core, append)?;
+            core.beat.notify_one();
             let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;
             match core.raft().append_entries(request).await.map_err(|error| failed(&error))? {
