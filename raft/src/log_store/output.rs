@@ -14,8 +14,9 @@ use crate::disk;
 
 /// By so many zeros a segment grows.
 const ROOM_BYTES: usize = 256 << 10;
-/// Writes from this size on are written behind the zeros: the size of the file costs little beside them.
-const LARGE_WRITE_BYTES: usize = 16 << 10;
+/// Writes from this size on are written behind the zeros: the size of the file, which the file system then notes at each sync, costs little
+/// beside them.
+const LARGE_WRITE_BYTES: usize = 64 << 10;
 
 /// Zeros that begin where a block may.
 #[repr(align(4096))]
