@@ -841,7 +841,12 @@ async fn whoever_knows_a_new_leader_takes_writes_at_once() {
     let store = cluster.store(survivor);
     let before = store.status().term;
     store.campaign().await.unwrap();
-    until("it knows a new leader", || store.leadership().borrow().leader.filter(|_| store.leadership().borrow().term > before)).await;
+    let known = || {
+        // one look at a time: whoever changes it meanwhile waits for the first, and lets no second one pass
+        let known = *store.leadership().borrow();
+        known.leader.filter(|_| known.term > before)
+    };
+    until("it knows a new leader", known).await;
     // what it knew before is not held against the write
     revision(store.txn(put("a", "1"), PATIENCE).await.unwrap());
     cluster.close_all().await;
