@@ -7,6 +7,7 @@ use std::time::Duration;
 use openraft::ServerState;
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::command::Command;
 use crate::core::Core;
 use crate::network::client::Peers;
@@ -26,7 +27,9 @@ const LOOKS_PER_RETENTION: u32 = 20;
 /// So long it may grow beyond its limit.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What one command forgets, about: so little that no write notices it.
-const COMPACTION: Slice = Slice { rows_max: 1_000, bytes_max: 1 << 20 };
+const COMPACTION: Slice = Slice { rows_max: 500, bytes_max: 1 << 20 };
+/// The longest pause before the next such command: what is forgotten must stay more than what is written.
+const COMPACTION_PAUSE_MAX: Duration = Duration::from_millis(5);
 
 /// Publishes who leads, who votes, and what openraft's core knows to be applied, until raft ends for good. Whoever is told of another leader is not told any
 /// more that there is no quorum: one has elected it.
@@ -128,10 +131,12 @@ pub(crate) async fn bound_history(core: Arc<Core>) {
             if !core.leadership.borrow().established || core.faults().is_paused() {
                 break;
             }
+            let begun = clock::now();
             let look = {
                 let looking = Arc::clone(&core);
                 core.config.environment.blocking(move || to_forget(&looking)).await
             };
+            let rest = compaction_pause(clock::since(begun));
             let (upto, more) = match look {
                 Ok(Ok(Some(found))) => found,
                 Ok(Ok(None)) | Err(_) => break,
@@ -144,8 +149,18 @@ pub(crate) async fn bound_history(core: Arc<Core>) {
             if core.raft().client_write(Payload(command.into())).await.is_err() || !more {
                 break;
             }
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = core.closing.cancelled() => return,
+            }
         }
     }
+}
+
+/// How long writes have the store for themselves after a command that forgets, if looking for what it forgets took `looked`. Every member looks
+/// once more when it applies it, and removes it, on the thread of its raft.
+fn compaction_pause(looked: Duration) -> Duration {
+    (looked * 4).min(COMPACTION_PAUSE_MAX)
 }
 
 /// Up to which revision history should be forgotten now, and whether more should follow.
