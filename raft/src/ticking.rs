@@ -57,8 +57,8 @@ pub(crate) async fn keep_time(core: Arc<Core>) {
         let begun = clock::now();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // the rest begins anew, so that its end wakes nobody up while the leader speaks
-            () = core.beat.notified() => {}
+            // the rest begins anew, so that its end wakes nobody up while the leader speaks; a leader does not beat for one that was deposed
+            () = core.beat.notified(), if act != Act::Beat => {}
             changed = leadership.changed() => if changed.is_err() {
                 return;
             },
