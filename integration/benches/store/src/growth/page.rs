@@ -176,7 +176,8 @@ const NOTES: &str = "
 - A new member has an empty directory and a new id. It answers linearizable reads as soon as it has everything. Afterwards all members are
   asked for a hash of keys, revisions and values of everything: it must be the same; and the number of keys that were added
   meanwhile must be the number of acknowledged writes.
-- The history is compacted in one go: the group was started again with a limit of 1 MiB, so that everything before is forgotten as fast as it goes.
+- The history is compacted in one go: the group was started again with a limit of 1 MiB, so that everything before is forgotten. The store
+  pauses between two steps, for the sake of writes.
 - A member that was away was killed; it has everything again when it has applied what the leader had applied when both were asked last.
 - Memory per object is resident memory of a member, less what it had before the first object, by the number of objects.
 ";
