@@ -82,7 +82,7 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
     let identity = Identity::make(&args.directory)?;
     let floor_before = floor::measure(&args.directory, FLOOR)?;
     let ways_before = relay::measure(&args.directory, &identity, FLOOR)?;
-    let (_ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity)?;
+    let (mut ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity)?;
     let (_etcd, etcd) = systems::start_etcd(&args.etcd, &args.directory, &identity)?;
     systems.push(etcd);
     systems.retain(|system| args.systems.is_empty() || args.systems.iter().any(|name| name == system.name));
@@ -105,6 +105,9 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
     }
     let floor_after = floor::measure(&args.directory, FLOOR)?;
     let ways_after = relay::measure(&args.directory, &identity, FLOOR)?;
+    for member in 0..ours.pids().len() {
+        ours.stop(member).await?;
+    }
     Ok(Page {
         about: args.about.clone(),
         floor: [floor_before, floor_after],
