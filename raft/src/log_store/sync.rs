@@ -18,6 +18,7 @@ use crate::command::Durability;
 use crate::disk;
 use crate::environment::{Environment, Simulation};
 use crate::experiment::faults::Faults;
+use crate::own_runtime;
 #[cfg(feature = "planted")]
 use crate::planted;
 use crate::raft_types::TypeConfig;
@@ -99,7 +100,10 @@ impl Syncer {
             return Ok(Self { queue: Some(Queue::Task(queue)), thread: None });
         }
         let (queue, requests) = queue();
-        let syncing = move || sync_loop(&files, &requests, &syncs, &faults);
+        let syncing = move || {
+            own_runtime::raise_priority();
+            sync_loop(&files, &requests, &syncs, &faults);
+        };
         let thread = std::thread::Builder::new().name("raft-log-sync".into()).spawn(syncing)?;
         Ok(Self { queue: Some(Queue::Thread(queue)), thread: Some(thread) })
     }
