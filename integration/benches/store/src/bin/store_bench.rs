@@ -106,7 +106,10 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
     let floor_after = floor::measure(&args.directory, FLOOR)?;
     let ways_after = relay::measure(&args.directory, &identity, FLOOR)?;
     for member in 0..ours.pids().len() {
-        ours.stop(member).await?;
+        // what was measured is not lost with it
+        if let Err(error) = ours.stop(member).await {
+            progress(&format!("ours: {error}"));
+        }
     }
     Ok(Page {
         about: args.about.clone(),
