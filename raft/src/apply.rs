@@ -8,7 +8,7 @@ use crate::command::{Cause, Guard, Key, NodeId, Op, Outcome, Refusal, Revision, 
 use crate::gaps::Gaps;
 #[cfg(feature = "planted")]
 use crate::planted;
-use crate::records::{HistoryChange, HistoryRow, HistoryVersion};
+use crate::records::{HistoryChange, HistoryHead, HistoryRow, HistoryVersion};
 use crate::view::{Record, View};
 use crate::watch::{Event, EventKind};
 
@@ -238,16 +238,6 @@ impl Decision {
             }))
         })
     }
-}
-
-/// What compaction looks at in a history row.
-pub(crate) struct HistoryHead {
-    pub(crate) revision: Revision,
-    pub(crate) key: Key,
-    pub(crate) is_delete: bool,
-    pub(crate) previous: Option<Revision>,
-    /// Of its key and its row, as they are written.
-    pub(crate) size_bytes: u64,
 }
 
 /// The history rows to remove when everything up to the last of `rows` is compacted; `rows` are all rows since the last compaction.

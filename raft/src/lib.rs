@@ -26,6 +26,7 @@ mod departed;
 mod disk;
 mod doubt;
 mod drop_signal;
+mod forgetting;
 mod format;
 mod gaps;
 pub mod happenings;

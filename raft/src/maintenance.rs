@@ -1,4 +1,4 @@
-//! What a member does by itself: says who leads, bounds history and log.
+//! What a member does by itself: says who leads, bounds the log. Who bounds the history: [`crate::forgetting`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,29 +7,17 @@ use std::time::Duration;
 use openraft::ServerState;
 use tokio::sync::watch;
 
-use crate::clock;
-use crate::command::Command;
 use crate::core::Core;
 use crate::network::client::Peers;
 use crate::quorum;
-use crate::raft_types::{Metrics, Payload};
-use crate::records;
+use crate::raft_types::Metrics;
 use crate::seat::Seat;
-use crate::state_db::Slice;
 use crate::store::Leadership;
 
 /// So often the log is looked at while as many bytes come in as are kept for members that lag.
 const LOOKS_AT_LOG: u64 = 4;
 /// Nor is it looked at more often than this.
 const LOG_LOOK_PAUSE: Duration = Duration::from_millis(5);
-/// How much of the retention passes between two looks at the history, but no more than [`LOOK_PAUSE_MAX`].
-const LOOKS_PER_RETENTION: u32 = 20;
-/// So long it may grow beyond its limit.
-const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// What one command forgets, about: so little that no write notices it.
-const COMPACTION: Slice = Slice { rows_max: 500, bytes_max: 1 << 20 };
-/// The longest pause before the next such command: what is forgotten must stay more than what is written.
-const COMPACTION_PAUSE_MAX: Duration = Duration::from_millis(5);
 
 /// Publishes who leads, who votes, and what openraft's core knows to be applied, until raft ends for good. Whoever is told of another leader is not told any
 /// more that there is no quorum: one has elected it.
@@ -117,62 +105,4 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
             core.purge().await;
         }
     }
-}
-
-/// On the leader, forgets history that is older than the retention or too large, until the store closes. An idle store proposes nothing.
-pub(crate) async fn bound_history(core: Arc<Core>) {
-    let pause = (core.config.history_retention / LOOKS_PER_RETENTION).clamp(Duration::from_millis(100), LOOK_PAUSE_MAX);
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = core.closing.cancelled() => return,
-        }
-        loop {
-            if !core.leadership.borrow().established || core.faults().is_paused() {
-                break;
-            }
-            let begun = clock::now();
-            let look = {
-                let looking = Arc::clone(&core);
-                core.config.environment.blocking(move || to_forget(&looking)).await
-            };
-            let rest = compaction_pause(clock::since(begun));
-            let (upto, more) = match look {
-                Ok(Ok(Some(found))) => found,
-                Ok(Ok(None)) | Err(_) => break,
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "Could not look at the history");
-                    break;
-                }
-            };
-            let command = records::encode(&Command::Compact { upto });
-            if core.raft().client_write(Payload(command.into())).await.is_err() || !more {
-                break;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(rest) => {}
-                () = core.closing.cancelled() => return,
-            }
-        }
-    }
-}
-
-/// How long writes have the store for themselves after a command that forgets, if looking for what it forgets took `looked`. Every member looks
-/// once more when it applies it, and removes it, on the thread of its raft.
-fn compaction_pause(looked: Duration) -> Duration {
-    (looked * 4).min(COMPACTION_PAUSE_MAX)
-}
-
-/// Up to which revision history should be forgotten now, and whether more should follow.
-fn to_forget(core: &Core) -> std::io::Result<Option<(u64, bool)>> {
-    let db = core.shared.db()?;
-    let (compacted, revision) = (core.shared.compacted(), core.shared.view().revision());
-    if compacted >= revision {
-        return Ok(None);
-    }
-    let retention_ms = i64::try_from(core.config.history_retention.as_millis()).unwrap_or(i64::MAX);
-    let before = core.config.environment.now_unix_ms().saturating_sub(retention_ms);
-    let excess_bytes = core.shared.history_bytes().saturating_sub(core.config.history_bytes_max);
-    let (upto, more) = db.last_to_forget(compacted, before, excess_bytes, COMPACTION)?;
-    Ok((upto > compacted).then_some((upto, more)))
 }

@@ -13,6 +13,7 @@ use crate::departed;
 use crate::disk;
 use crate::doubt::{Doubt, Suffrage};
 use crate::drop_signal::DropSignal;
+use crate::forgetting;
 use crate::log_store::{LogStore, damage, is_damage};
 use crate::maintenance;
 use crate::network::acquaintances::{Acquaintances, Introduction};
@@ -154,7 +155,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
     tokio::spawn(Arc::clone(&core).promote_learners());
     tokio::spawn(Arc::clone(&core).keep_own_addresses());
     tokio::spawn(maintenance::bound_log(Arc::clone(&core)));
-    tokio::spawn(maintenance::bound_history(Arc::clone(&core)));
+    tokio::spawn(forgetting::bound_history(Arc::clone(&core)));
     tokio::spawn(disk::watch_disk(Arc::clone(&core)));
     tokio::spawn(quorum::watch_quorum(Arc::clone(&core), no_quorum));
     Ok(Opened { core, peer_address, databases_closed: vec![log_closed, state_closed] })

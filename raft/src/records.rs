@@ -212,6 +212,18 @@ pub(crate) struct HistoryVersion {
     pub(crate) value: Bytes,
 }
 
+/// What forgetting looks at of a history row, which may be large.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HistoryHead {
+    pub(crate) revision: Revision,
+    pub(crate) key: Key,
+    pub(crate) is_delete: bool,
+    pub(crate) previous: Option<Revision>,
+    pub(crate) time_unix_ms: i64,
+    /// Of its key and its row, as they are written.
+    pub(crate) size_bytes: u64,
+}
+
 /// A recent transaction and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OutcomeRow {

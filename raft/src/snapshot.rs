@@ -98,8 +98,8 @@ impl SnapshotFiles {
         fs::create_dir(&path)?;
         for (name, _) in self.list()? {
             let from = self.path().join(&name);
-            // sorted tables never change and may be shared; what RocksDB appends to must not be
-            if name.ends_with(".sst") {
+            // sorted tables and large values never change and may be shared; what RocksDB appends to must not be
+            if name.ends_with(".sst") || name.ends_with(".blob") {
                 fs::hard_link(&from, path.join(&name))?;
             } else {
                 fs::copy(&from, path.join(&name))?;

@@ -7,12 +7,13 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 
 use crate::columns::StateColumn;
+use crate::command::Revision;
 use crate::disk;
 use crate::drop_signal::DropSignal;
 use crate::environment::Environment;
@@ -21,6 +22,7 @@ use crate::log_store::{damage, open_failure};
 use crate::records::{self, StateMeta};
 use crate::store::OpenError;
 
+mod heads;
 mod history;
 mod legacy;
 mod load;
@@ -30,7 +32,7 @@ mod rows;
 mod tests;
 mod waiting;
 
-pub(crate) use history::Slice;
+pub(crate) use heads::{Forgotten, ToForget};
 pub(crate) use rows::Rows;
 pub(crate) use waiting::Urgency;
 use waiting::Waiting;
@@ -40,6 +42,8 @@ const BATCH_BYTES: usize = 64;
 /// How long whoever wants to read waits until RocksDB takes rows again, which it does after a flush, and how often that is tried.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
 const READ_PAUSE: Duration = Duration::from_millis(2);
+/// Rows from this size on lie in files of their own, to which the tables refer.
+const LARGE_VALUE_BYTES: u64 = 4 << 10;
 /// Names the directory in use.
 const CURRENT: &str = "current";
 
@@ -49,6 +53,8 @@ pub(crate) struct StateDb {
     path: PathBuf,
     environment: Environment,
     waiting: parking_lot::Mutex<Waiting>,
+    /// The changes up to this revision do not wait any more.
+    written_revision: AtomicU64,
     /// One writes at a time: what it takes comes before what the next one takes.
     writing: parking_lot::Mutex<()>,
     /// Somebody is about to write what waits.
@@ -117,12 +123,15 @@ impl StateDb {
             path: path.to_owned(),
             environment: environment.clone(),
             waiting: parking_lot::Mutex::default(),
+            written_revision: AtomicU64::new(0),
             writing: parking_lot::Mutex::default(),
             is_written_soon: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
             closed: parking_lot::Mutex::new(closed),
         };
-        opened.take_over().map_err(|error| failed(damage(&error.to_string())))?;
+        let ready = opened.take_over().and_then(|()| opened.complete_heads()).and_then(|()| opened.meta());
+        let meta = ready.map_err(|error| failed(damage(&error.to_string())))?;
+        opened.written_revision = AtomicU64::new(meta.revision);
         Ok(opened)
     }
 
@@ -171,6 +180,7 @@ impl StateDb {
             path: path.to_owned(),
             environment: Environment::default(),
             waiting: parking_lot::Mutex::default(),
+            written_revision: AtomicU64::new(0),
             writing: parking_lot::Mutex::default(),
             is_written_soon: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
@@ -254,6 +264,7 @@ impl StateDb {
                 None => batch.delete_cf(self.column(row.column), &row.key),
             }
         }
+        heads::write(rows.heads(), |key, row| batch.put_cf(self.column(StateColumn::Heads), key, row));
         batch.put_cf(self.column(StateColumn::Meta), keys::STATE_META, position);
         let mut options = WriteOptions::default();
         options.disable_wal(true);
@@ -262,7 +273,14 @@ impl StateDb {
         self.db.write_opt(batch, &options).map_err(|error| match error.kind() {
             rocksdb::ErrorKind::Incomplete => io::Error::from(io::ErrorKind::WouldBlock),
             _ => self.error(error),
-        })
+        })?;
+        self.written_revision.store(meta.revision, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the rows of all changes up to `revision` are in the database, and not only on their way there.
+    pub(crate) fn has_written(&self, revision: Revision) -> bool {
+        self.written_revision.load(Ordering::Acquire) >= revision
     }
 
     /// Makes everything written so far durable.
@@ -327,6 +345,14 @@ fn family_options() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
     options.set_write_buffer_size(16 << 20);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    // what is forgotten lies all over what is kept, so most of it is read and written again each time: half as often, and without large values
+    options.set_level_zero_file_num_compaction_trigger(8);
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(LARGE_VALUE_BYTES);
+    options.set_blob_file_size(64 << 20);
+    options.set_blob_compression_type(rocksdb::DBCompressionType::Lz4);
+    options.set_enable_blob_gc(true);
+    options.set_blob_compaction_readahead_size(1 << 20);
     options
 }
 

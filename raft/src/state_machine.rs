@@ -22,7 +22,7 @@ use crate::gaps::{self, Gaps};
 use crate::raft_types::{self, Entry, EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::records::{self, StateMeta, StoredMembershipRecord};
 use crate::snapshot::{SnapshotBuilder, SnapshotFiles};
-use crate::state_db::{Rows, StateDb, Urgency};
+use crate::state_db::{Forgotten, Rows, StateDb, Urgency};
 use crate::store::Committed;
 use crate::view::View;
 use crate::watch::{Event, Hub};
@@ -253,8 +253,13 @@ impl StateMachine {
             EntryPayload::Normal(payload) => Some(records::decode_shared::<Command>(&payload.0)?),
             EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
-        if let Some(Command::Compact { .. } | Command::Skip { .. }) = &command {
-            // the rows to look at must be readable; what becomes of them is written in one step with this entry's position
+        let forgets_upto = match &command {
+            Some(Command::Compact { upto }) => Some(self.meta.revision.min(*upto)),
+            Some(Command::Skip { .. }) => Some(self.meta.revision),
+            _ => None,
+        };
+        if forgets_upto.is_some_and(|upto| !db.has_written(upto)) {
+            // what to look at must be readable; what becomes of it is written in one step with this entry's position
             self.commit(db, std::mem::take(batch)).await?;
             self.shared.settle(db).await?;
         }
@@ -330,14 +335,15 @@ impl StateMachine {
         if upto <= self.meta.compacted {
             return Ok(());
         }
-        let rows = db.history_heads(self.meta.compacted, upto)?;
-        let forgotten_bytes: u64 = rows.iter().map(|row| row.size_bytes).sum();
+        let Forgotten { changes, rows_of_heads } = db.forgotten(self.meta.compacted, upto)?;
+        let forgotten_bytes: u64 = changes.iter().map(|change| change.size_bytes).sum();
         self.meta.history_bytes = self.meta.history_bytes.saturating_sub(forgotten_bytes);
         self.meta.compacted = upto;
         self.state.compacted = upto;
         // before the rows go: a reader that finds some missing looks here afterwards
         self.shared.compacted.store(upto, Ordering::Release);
-        batch.rows.stage_removed(apply::compaction(&rows));
+        batch.rows.stage_removed(apply::compaction(&changes));
+        batch.rows.stage_removed_heads(rows_of_heads);
         self.state.gaps.forget(upto);
         batch.rows.stage_gaps(&self.state.gaps);
         self.shared.gaps.write().clone_from(&self.state.gaps);

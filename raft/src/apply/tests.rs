@@ -187,7 +187,8 @@ fn compaction_keeps_what_later_reads_need() {
         let decision = decide(&state, at, &txn, 0);
         state.absorb(&decision, at);
     }
-    let row = |revision, name, is_delete, previous| HistoryHead { revision, key: key(name), is_delete, previous, size_bytes: 0 };
+    let row =
+        |revision, name, is_delete, previous| HistoryHead { revision, key: key(name), is_delete, previous, time_unix_ms: 0, size_bytes: 0 };
     // up to 2: b's version at 2 must stay for reads at 2 and 3; a's at 1 too, as it is changed only at 3
     assert_eq!(compaction(&[row(1, "a", false, None), row(2, "b", false, None)]), []);
     // up to 4: a at 1 is gone, a at 3 is current; b's version and its delete are gone

@@ -8,7 +8,6 @@ use rocksdb::{DBRawIterator, ReadOptions};
 
 use super::StateDb;
 use super::row::{Change, Row};
-use crate::apply::HistoryHead;
 use crate::columns::StateColumn;
 use crate::command::{Key, Revision};
 use crate::keys;
@@ -27,13 +26,6 @@ pub(crate) struct HistorySlice {
     pub(crate) upto: Revision,
 }
 
-/// How much of the history is looked at, at most, before whole transactions end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slice {
-    pub(crate) rows_max: usize,
-    pub(crate) bytes_max: u64,
-}
-
 impl StateDb {
     /// When the last change in the history was made.
     ///
@@ -45,56 +37,6 @@ impl StateDb {
         let last = rows.item().map(|(key, bytes)| Row::new(key, bytes)?.change()).transpose()?;
         rows.status().map_err(|error| self.error(error))?;
         Ok(last.map(|change| change.time_unix_ms))
-    }
-
-    /// The heads of history rows with revisions in `(after, upto]`.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn history_heads(&self, after: Revision, upto: Revision) -> io::Result<Vec<HistoryHead>> {
-        let mut heads = Vec::new();
-        self.scan(after, |row| {
-            if row.revision > upto {
-                return Ok(false);
-            }
-            let Change { version, previous, .. } = row.change()?;
-            let key = Key::copy_from_slice(row.key);
-            heads.push(HistoryHead { revision: row.revision, key, is_delete: version.is_none(), previous, size_bytes: row.size_bytes() });
-            Ok(true)
-        })?;
-        Ok(heads)
-    }
-
-    /// The last revision in `(after, ..]` of a change made before `before_unix_ms`, or that belongs to the first `excess_bytes` of the rows, looking at
-    /// no more than a slice of them, and whether there may be more.
-    ///
-    /// # Errors
-    /// `InvalidData` for damaged rows.
-    pub(crate) fn last_to_forget(
-        &self,
-        after: Revision,
-        before_unix_ms: i64,
-        excess_bytes: u64,
-        slice: Slice,
-    ) -> io::Result<(Revision, bool)> {
-        let (mut last, mut rows, mut bytes, mut more) = (after, 0, 0, false);
-        self.scan(after, |row| {
-            // the rest of a transaction goes with its beginning
-            if row.revision != last {
-                if row.change()?.time_unix_ms >= before_unix_ms && bytes >= excess_bytes {
-                    return Ok(false);
-                }
-                if rows >= slice.rows_max || bytes >= slice.bytes_max {
-                    more = true;
-                    return Ok(false);
-                }
-            }
-            rows += 1;
-            bytes += row.size_bytes();
-            last = row.revision;
-            Ok(true)
-        })?;
-        Ok((last, more))
     }
 
     /// The changes below `prefix` after `after`: whole transactions, about `events_max` of them at most.

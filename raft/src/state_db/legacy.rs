@@ -6,7 +6,6 @@ use std::path::Path;
 use rocksdb::{DB, IteratorMode, Options};
 
 use super::{Rows, StateDb};
-use crate::apply::Write;
 use crate::command::{Cause, Key};
 use crate::records::{self, HistoryChange, HistoryRow, HistoryVersion, ObjectRow};
 
@@ -40,7 +39,7 @@ impl StateDb {
             let ObjectRow { revision, create_revision, split, terms, value } = row;
             let version = Some(HistoryVersion { create_revision, split, terms, value });
             let row = HistoryRow { version, previous: None, cause: Cause::default(), time_unix_ms: 0 };
-            rows.stage(Write::PutHistory(HistoryChange { key, revision, row }));
+            rows.stage_kept(&HistoryChange { key, revision, row });
             if rows.size_bytes() >= BATCH_BYTES_MAX {
                 self.write(&std::mem::take(&mut rows), &meta)?;
                 self.flush()?;

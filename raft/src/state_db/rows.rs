@@ -8,15 +8,19 @@ use crate::columns::StateColumn;
 use crate::command::{Key, NodeId, Revision};
 use crate::gaps::Gaps;
 use crate::keys;
-use crate::records::{self, OutcomeRow};
+use crate::records::{self, HistoryChange, HistoryHead, HistoryRow, OutcomeRow};
 
 /// RocksDB's own bytes of a row: what is done with it, the family, two lengths.
 const ROW_BYTES: usize = 16;
+/// A head without its key, about.
+const HEAD_BYTES: usize = 24;
 
 /// What is written to the state in one step, together with its position.
 #[derive(Default)]
 pub(crate) struct Rows {
     rows: Vec<Row>,
+    /// Of those of the history that may be forgotten one day, in order.
+    heads: Vec<HistoryHead>,
     size_bytes: usize,
 }
 
@@ -32,14 +36,17 @@ impl Rows {
     /// Adds what was decided.
     pub(crate) fn stage(&mut self, write: Write) {
         match write {
-            Write::PutHistory(change) => {
-                self.add(StateColumn::History, keys::history(change.revision, &change.key), Some(records::encode(&change.row)));
-            }
+            Write::PutHistory(change) => self.put_history(change),
             Write::PutOutcome { index, id, outcome } => {
                 self.add(StateColumn::Outcomes, keys::index(index), Some(records::encode(&OutcomeRow { id, outcome })));
             }
             Write::DeleteOutcome { index } => self.add(StateColumn::Outcomes, keys::index(index), None),
         }
+    }
+
+    /// Adds the version of a key that nobody has changed since the history was forgotten.
+    pub(super) fn stage_kept(&mut self, change: &HistoryChange) {
+        self.add(StateColumn::History, keys::history(change.revision, &change.key), Some(records::encode(&change.row)));
     }
 
     /// Adds the ids of removed members.
@@ -59,9 +66,17 @@ impl Rows {
         }
     }
 
+    /// Adds the removal of rows of heads, by the last revision in each.
+    pub(crate) fn stage_removed_heads(&mut self, rows: Vec<Revision>) {
+        for last in rows {
+            self.add(StateColumn::Heads, keys::index(last), None);
+        }
+    }
+
     /// Adds what is to be written after them.
     pub(super) fn append(&mut self, mut later: Self) {
         self.rows.append(&mut later.rows);
+        self.heads.append(&mut later.heads);
         self.size_bytes += later.size_bytes;
     }
 
@@ -72,6 +87,20 @@ impl Rows {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter()
+    }
+
+    pub(super) fn heads(&self) -> &[HistoryHead] {
+        &self.heads
+    }
+
+    fn put_history(&mut self, change: HistoryChange) {
+        let HistoryChange { key, revision, row } = change;
+        let (on_disk, value) = (keys::history(revision, &key), records::encode(&row));
+        let size_bytes = (on_disk.len() + value.len()) as u64;
+        self.size_bytes += key.len() + HEAD_BYTES;
+        let HistoryRow { version, previous, time_unix_ms, .. } = row;
+        self.heads.push(HistoryHead { revision, key, is_delete: version.is_none(), previous, time_unix_ms, size_bytes });
+        self.add(StateColumn::History, on_disk, Some(value));
     }
 
     fn add(&mut self, column: StateColumn, key: impl Into<Vec<u8>>, value: Option<Vec<u8>>) {
@@ -85,7 +114,7 @@ impl Rows {
 mod tests {
     use crate::apply::Write;
     use crate::command::{Cause, TxnId};
-    use crate::records::{HistoryChange, HistoryRow, HistoryVersion, StateMeta};
+    use crate::records::{HistoryVersion, StateMeta};
     use crate::state_db::StateDb;
 
     use super::*;

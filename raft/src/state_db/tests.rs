@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::apply::Write;
+use crate::command::Key;
 use crate::records::{HistoryRow, HistoryVersion};
 
 #[test]
@@ -82,7 +83,9 @@ fn a_state_of_format_1_is_taken_over() {
         let found: Vec<_> = state.view.range(b"", None).map(|record| (record.revision, record.key.clone(), record.value.clone())).collect();
         assert_eq!(found, [(1, "a".into(), "compacted".into()), (4, "b".into(), "newer".into())]);
         assert_eq!(loaded, meta);
-        assert_eq!(db.history_heads(1, 5).unwrap().len(), 4);
+        let changes: Vec<_> =
+            db.forgotten(1, 5).unwrap().changes.iter().map(|head| (head.revision, head.is_delete, head.previous)).collect();
+        assert_eq!(changes, [(2, false, None), (3, false, None), (4, false, Some(2)), (5, true, Some(3))]);
     }
     assert!(!DB::list_cf(&rocksdb::Options::default(), &generation).unwrap().contains(&"objects".to_owned()));
     // its program refuses the result instead of finding it empty
@@ -91,7 +94,7 @@ fn a_state_of_format_1_is_taken_over() {
 }
 
 #[test]
-fn what_is_forgotten_at_once_is_bounded_by_rows_and_bytes() {
+fn what_is_forgotten_at_once_is_bounded_but_for_the_rest_of_a_transaction() {
     let dir = TempDir::new().unwrap();
     let db = StateDb::open_current(dir.path(), None).unwrap();
     let mut rows = Rows::default();
@@ -106,30 +109,87 @@ fn what_is_forgotten_at_once_is_bounded_by_rows_and_bytes() {
         rows.stage(Write::PutHistory(change));
     }
     db.write(&rows, &StateMeta { revision: 4, ..StateMeta::default() }).unwrap();
-    let check = |before_unix_ms, excess_bytes, rows_max, bytes_max, expected| {
-        let slice = Slice { rows_max, bytes_max };
-        assert_eq!(db.last_to_forget(0, before_unix_ms, excess_bytes, slice).unwrap(), expected, "{slice:?}");
+    let row_bytes = rows.iter().filter_map(|row| Some((row.key.len() + row.value.as_ref()?.len()) as u64)).next().unwrap();
+    let check = |before_unix_ms, excess_bytes, changes_max, (upto, changes, more)| {
+        let found = db.to_forget(0, before_unix_ms, excess_bytes, changes_max).unwrap();
+        assert_eq!(found, ToForget { upto, bytes: changes * row_bytes, more });
+        assert_eq!(db.forgotten(0, found.upto).unwrap().changes.len() as u64, changes);
     };
-    let many = (1000, 1 << 20);
-    check(8, 0, many.0, many.1, (4, false));
-    check(7, 0, many.0, many.1, (0, false));
-    check(7, 3500, many.0, many.1, (2, false));
+    check(8, 0, 1000, (4, 6, false));
+    check(7, 0, 1000, (0, 0, false));
+    check(7, 3500, 1000, (2, 4, false));
     // a transaction goes as a whole
-    check(8, 0, 1, many.1, (1, true));
-    check(8, 0, 4, many.1, (2, true));
-    check(8, 0, many.0, 1, (1, true));
-    check(8, 0, many.0, 4000, (2, true));
+    check(8, 0, 1, (1, 3, true));
+    check(8, 0, 4, (2, 4, true));
+    // what stays is not more to forget
+    check(7, 1, 3, (1, 3, false));
+}
+
+#[test]
+fn heads_are_in_rows_of_some_whole_transactions_and_a_row_goes_when_all_of_it_is_forgotten() {
+    let dir = TempDir::new().unwrap();
+    let db = StateDb::open_current(dir.path(), None).unwrap();
+    // transactions of one, two and 300 changes, written in two parts
+    let transactions = (1..=600).map(|revision| (revision, 1)).chain([(601, 2), (602, 300), (603, 1)]);
+    let (mut rows, mut all) = (Rows::default(), Vec::new());
+    for (revision, changes) in transactions {
+        for number in 0..changes {
+            let key = Key::from(format!("k/{number:03}"));
+            let version = HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value: "v".into() };
+            let row = HistoryRow { version: Some(version), previous: None, cause: crate::command::Cause::default(), time_unix_ms: 7 };
+            rows.stage(Write::PutHistory(crate::records::HistoryChange { key: key.clone(), revision, row }));
+            all.push((revision, key));
+        }
+        if revision == 100 {
+            db.write(&std::mem::take(&mut rows), &StateMeta { revision, ..StateMeta::default() }).unwrap();
+        }
+    }
+    db.write(&rows, &StateMeta { revision: 603, ..StateMeta::default() }).unwrap();
+    for (after, upto) in [(0, 0), (0, 1), (0, 99), (0, 100), (42, 400), (355, 356), (0, 601), (601, 602), (602, 603), (0, 603), (603, 603)]
+    {
+        let Forgotten { changes, rows_of_heads } = db.forgotten(after, upto).unwrap();
+        let changes: Vec<_> = changes.into_iter().map(|head| (head.revision, head.key)).collect();
+        let expected: Vec<_> = all.iter().filter(|(revision, _)| (after + 1..=upto).contains(revision)).cloned().collect();
+        assert_eq!(changes, expected, "{after} {upto}");
+        let gone: Vec<_> = [100, 356, 602, 603].into_iter().filter(|last| (after + 1..=upto).contains(last)).collect();
+        assert_eq!(rows_of_heads, gone, "{after} {upto}");
+    }
+}
+
+#[test]
+fn a_state_without_heads_gets_them_even_after_an_interruption() {
+    let dir = TempDir::new().unwrap();
+    let db = StateDb::open_current(dir.path(), None).unwrap();
+    let mut rows = Rows::default();
+    for revision in 1..=1000 {
+        let row = HistoryRow { version: None, previous: Some(revision - 1), cause: crate::command::Cause::default(), time_unix_ms: 7 };
+        rows.stage(Write::PutHistory(crate::records::HistoryChange { key: "key".into(), revision, row }));
+    }
+    db.write(&rows, &StateMeta { revision: 1000, compacted: 10, ..StateMeta::default() }).unwrap();
+    let expected = db.forgotten(10, 1000).unwrap().changes;
+    assert_eq!(expected.len(), 990);
+    // nothing is there, or only what is written first
+    for upto in [1000, 744] {
+        let heads: Vec<_> = db.forgotten(0, upto).unwrap().rows_of_heads;
+        assert!(!heads.is_empty());
+        let mut removed = Rows::default();
+        removed.stage_removed_heads(heads);
+        db.write(&removed, &db.meta().unwrap()).unwrap();
+        assert_eq!(db.forgotten(10, upto).unwrap().changes, []);
+        db.complete_heads().unwrap();
+        assert_eq!(db.forgotten(10, 1000).unwrap().changes, expected);
+    }
 }
 
 #[test]
 fn rows_that_wait_are_there_for_whoever_reads() {
     type Sees = fn(&StateDb) -> bool;
     let readers: [(&str, Sees); 7] = [
-        ("heads", |db| db.history_heads(0, 9).unwrap().len() == 1),
+        ("what is forgotten", |db| db.forgotten(0, 9).unwrap().changes.len() == 1),
         ("events", |db| db.events_after(b"", 0, 9, 9).unwrap().events.len() == 1),
         ("versions", |db| db.versions_at(b"", 0, 9).unwrap().len() == 1),
         ("the last change", |db| db.last_change_unix_ms().unwrap() == Some(7)),
-        ("what to forget", |db| db.last_to_forget(0, 8, 0, Slice { rows_max: 9, bytes_max: 1 << 20 }).unwrap().0 == 1),
+        ("what to forget", |db| db.to_forget(0, 8, 0, 9).unwrap().upto == 1),
         ("everything", |db| db.load().unwrap().1.revision == 1),
         ("a checkpoint", |db| {
             let copy = db.path.with_file_name("copy");

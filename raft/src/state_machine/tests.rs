@@ -54,7 +54,13 @@ fn dump(machine: &StateMachine) -> Dump {
     let view = machine.shared.view();
     let records = view.range(b"", None);
     let records = records.map(|record| (record.key.clone(), record.value.clone(), record.revision, record.create_revision)).collect();
-    let history = machine.shared.db().unwrap().history_heads(0, u64::MAX).unwrap();
+    let db = machine.shared.db().unwrap();
+    let history = db.listed().unwrap();
+    let compacted = machine.meta.compacted;
+    // what forgetting will look at is what is there
+    let heads = db.forgotten(compacted, u64::MAX).unwrap().changes;
+    assert_eq!(heads, history.iter().filter(|row| row.revision > compacted).cloned().collect::<Vec<_>>());
+    assert_eq!(heads.iter().map(|head| head.size_bytes).sum::<u64>(), machine.meta.history_bytes);
     let history = history.iter().map(|row| format!("{} {:?} {} {:?}", row.revision, row.key, row.is_delete, row.previous)).collect();
     (view.revision(), machine.shared.compacted(), records, machine.state.outcomes.clone(), machine.meta.clone(), history)
 }

@@ -392,14 +392,14 @@ async fn a_directory_of_another_member_or_cluster_is_refused() {
     cluster.close_all().await;
 }
 
-/// Changes the middle of every table file below a directory.
-fn damage_tables(dir: &std::path::Path) -> usize {
+/// Changes the beginning of every file with an extension below a directory.
+fn damage_files(dir: &std::path::Path, of: &str) -> usize {
     let mut damaged = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            damaged += damage_tables(&path);
-        } else if path.extension().is_some_and(|extension| extension == "sst") {
+            damaged += damage_files(&path, of);
+        } else if path.extension().is_some_and(|extension| extension == of) {
             let mut bytes = std::fs::read(&path).unwrap();
             // all of the first block, whatever its length
             bytes.iter_mut().take(200).for_each(|byte| *byte ^= 0xff);
@@ -412,7 +412,9 @@ fn damage_tables(dir: &std::path::Path) -> usize {
 
 #[tokio::test]
 async fn a_damaged_state_is_built_again_from_a_whole_log_or_refused() {
-    for (snapshot_after_entries, rebuilt) in [(10_000, true), (20, false)] {
+    // large values are in files of their own
+    let cases = [(10_000, true, "sst", 100), (20, false, "sst", 100), (10_000, true, "blob", 5_000), (20, false, "blob", 5_000)];
+    for (snapshot_after_entries, rebuilt, of, value_bytes) in cases {
         let mut cluster = Cluster::start(1).await;
         cluster.close(1).await;
         let config = |cluster: &Cluster| {
@@ -422,14 +424,14 @@ async fn a_damaged_state_is_built_again_from_a_whole_log_or_refused() {
         };
         let store = Store::open(config(&cluster)).await.unwrap();
         for number in 0..200 {
-            store.txn(put(&format!("k/{number:03}"), &"v".repeat(100)), PATIENCE).await.unwrap();
+            store.txn(put(&format!("k/{number:03}"), &"v".repeat(value_bytes)), PATIENCE).await.unwrap();
         }
         if !rebuilt {
             until("the log is purged", || (store.status().purged > 0).then_some(())).await;
         }
         let last = store.view().revision();
         store.close().await;
-        assert!(damage_tables(&cluster.dir.path().join("1/state")) > 0);
+        assert!(damage_files(&cluster.dir.path().join("1/state"), of) > 0);
         match Store::open(config(&cluster)).await {
             Ok(store) => {
                 assert!(rebuilt, "damage was not noticed");
@@ -768,7 +770,7 @@ async fn history_keeps_its_size_and_the_newest_of_it() {
     assert_eq!(first, oldest + 1);
     // what is counted is what is there, also after a restart
     let counted = store.core().shared.history_bytes();
-    let rows = store.core().shared.db().unwrap().history_heads(oldest, u64::MAX).unwrap();
+    let rows = store.core().shared.db().unwrap().forgotten(oldest, u64::MAX).unwrap().changes;
     assert_eq!(rows.iter().map(|row| row.size_bytes).sum::<u64>(), counted);
     cluster.close_all().await;
 }

@@ -21,8 +21,8 @@ const START_PATIENCE: Duration = Duration::from_secs(120);
 const START_PAUSE: Duration = Duration::from_millis(50);
 /// How long a member may take to say whether it is.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
-/// Neither system forgets history while it is measured: etcd is asked to between rows, ours does by itself beyond this.
-const WHOLE_HISTORY: [&str; 2] = ["--history-bytes", "4294967296"];
+/// More than a run writes: neither system forgets history while it is measured. etcd is asked to between rows, ours does by itself beyond this.
+pub const WHOLE_HISTORY_BYTES: u64 = 16 << 30;
 /// More than a run writes, so that the default limit of 2 GiB does not end it.
 const ETCD_QUOTA_BYTES: &str = "17179869184";
 
@@ -192,10 +192,10 @@ impl Plan {
 ///
 /// # Errors
 /// A process does not start.
-pub fn start_ours(program: &Path, directory: &Path, identity: &Identity) -> anyhow::Result<(Group, Vec<System>)> {
+pub fn start_ours(program: &Path, directory: &Path, identity: &Identity, history_bytes: u64) -> anyhow::Result<(Group, Vec<System>)> {
     let plan = Plan::new(program, directory, identity)?;
     let mut group = Group::default();
-    let options = WHOLE_HISTORY.map(str::to_owned);
+    let options = ["--history-bytes".to_owned(), history_bytes.to_string()];
     (0..MEMBERS).try_for_each(|member| group.add(plan.start(member, &options)?))?;
     let systems = vec![plan.native(&group)?, plan.by_etcds_api(&group)?];
     Ok((group, systems))

@@ -27,6 +27,38 @@ async fn what_is_kept_of_the_log_is_bounded_by_its_bytes() {
 }
 
 #[tokio::test]
+async fn forgetting_goes_on_while_what_is_to_be_forgotten_is_on_its_way_to_a_majority() {
+    const ROWS: u64 = 3_000;
+    // late answers elect nobody
+    let cluster = Cluster::start_with(3, |config| {
+        (config.election_min, config.election_max) = (PATIENCE * 10, PATIENCE * 20);
+        config.history_retention = Duration::from_secs(2);
+    })
+    .await;
+    let leader = cluster.leader().await;
+    let store = cluster.store(leader);
+    let mut writes = tokio::task::JoinSet::new();
+    for number in 0..ROWS {
+        let store = store.clone();
+        writes.spawn(async move { store.txn(put(&format!("n/{number:04}"), "v"), PATIENCE).await.map(revision) });
+    }
+    let revisions = writes.join_all().await.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+    let (last, last_log) = (revisions.into_iter().max().unwrap(), store.status().last_log);
+    // more than three slices take
+    let slow = Fault { delay_ms: Some(300), ..Fault::new(FaultKind::Delay, PATIENCE) };
+    store.begin_fault(slow, "a test").await.unwrap();
+    until("more is to be forgotten while some is on its way", || {
+        let status = store.status();
+        let committed = status.matched.iter().filter(|(id, _)| **id != leader).map(|(_, matched)| *matched).max()?;
+        (status.last_log >= committed.max(last_log) + 3).then_some(())
+    })
+    .await;
+    store.end_faults("a test");
+    until("all of it is forgotten", || (store.core().shared.compacted() >= last).then_some(())).await;
+    cluster.close_all().await;
+}
+
+#[tokio::test]
 async fn clocks_rest_while_the_leader_is_heard_and_tick_when_it_is_not() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
@@ -54,8 +86,10 @@ async fn a_new_member_needs_one_snapshot_however_much_is_written_meanwhile() {
     let writer = {
         let store = cluster.store(1).clone();
         tokio::spawn(async move {
+            // some of them are in files for large values
             for number in 0_u64.. {
-                store.txn(put(&format!("n/{}", number % 10), "v"), PATIENCE).await.unwrap();
+                let value = if number % 4 == 0 { "v".repeat(LARGE_BYTES) } else { "v".into() };
+                store.txn(put(&format!("n/{}", number % 10), &value), PATIENCE).await.unwrap();
             }
         })
     };

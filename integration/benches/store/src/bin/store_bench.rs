@@ -33,6 +33,9 @@ struct Args {
     /// Two rounds of one second, 20,000 objects.
     #[arg(long)]
     quick: bool,
+    /// So much of its history ours keeps, in bytes. With 268435456, the store's own default, it forgets all the time.
+    #[arg(long, default_value_t = systems::WHOLE_HISTORY_BYTES)]
+    history_bytes: u64,
     /// etcd's program.
     #[arg(long)]
     etcd: PathBuf,
@@ -82,7 +85,7 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
     let identity = Identity::make(&args.directory)?;
     let floor_before = floor::measure(&args.directory, FLOOR)?;
     let ways_before = relay::measure(&args.directory, &identity, FLOOR)?;
-    let (mut ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity)?;
+    let (mut ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity, args.history_bytes)?;
     let (_etcd, etcd) = systems::start_etcd(&args.etcd, &args.directory, &identity)?;
     systems.push(etcd);
     systems.retain(|system| args.systems.is_empty() || args.systems.iter().any(|name| name == system.name));
