@@ -48,8 +48,11 @@ pub(crate) use run::LogHandle;
 use sync::{Files, SyncRequest, Syncer};
 use tail::Tail;
 
-/// About how many bytes of entries are read at once.
+/// About how many bytes of entries apply reads at once.
 const READ_BYTES_MAX: usize = 1 << 20;
+/// About how many bytes of entries are sent at once: they are copied into a message, encrypted and handed to the system, and should still be in a
+/// core's own cache then.
+const MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// How many entries `entries_stream` reads at once.
 const STREAM_ENTRIES: u64 = 512;
 
@@ -254,9 +257,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.inner.read(start, end, READ_BYTES_MAX)
+        self.inner.read(start, end, MESSAGE_BYTES_MAX)
     }
 
+    /// Apply alone reads so.
     async fn entries_stream<RB>(&mut self, range: RB) -> impl futures::Stream<Item = io::Result<Entry>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
@@ -269,7 +273,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 let start = next.filter(|start| *start < end)?;
                 match inner.read(start, end.min(start.saturating_add(STREAM_ENTRIES)), READ_BYTES_MAX) {
                     Ok(entries) => {
-                        let next = entries.last().map(|entry| entry.log_id.index() + 1);
+                        let last = entries.last().map(|entry| entry.log_id.index());
+                        if let Some(last) = last {
+                            inner.tail.lock().take(last);
+                        }
+                        let next = last.map(|last| last + 1);
                         Some((entries.into_iter().map(Ok).collect::<Vec<_>>(), next))
                     }
                     Err(error) => Some((vec![Err(error)], None)),
@@ -334,9 +342,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let Some(committed) = committed else { return Ok(()) };
         // on its way with the next append
-        self.inner.journal().append(&Frame::Committed(committed.into()))?;
-        self.inner.tail.lock().commit(committed);
-        Ok(())
+        self.inner.journal().append(&Frame::Committed(committed.into())).map(|_bytes| ())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

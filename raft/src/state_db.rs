@@ -44,6 +44,12 @@ const READ_PATIENCE: Duration = Duration::from_secs(5);
 const READ_PAUSE: Duration = Duration::from_millis(2);
 /// Rows from this size on lie in files of their own, to which the tables refer.
 const LARGE_VALUE_BYTES: u64 = 4 << 10;
+/// A flush follows so many bytes of rows of a family, and so many are in memory in all families together, with those that are being flushed.
+const FLUSH_BYTES: usize = 16 << 20;
+const MEMORY_BYTES: usize = 2 * FLUSH_BYTES;
+/// Memory for rows is taken in such pieces. They count as full, and but for the history the families have little: with RocksDB's own pieces of 1 MiB
+/// three empty ones and a flush under way would be enough for another flush of 5 MiB, with as many files.
+const MEMORY_PIECE_BYTES: usize = 32 << 10;
 /// Names the directory in use.
 const CURRENT: &str = "current";
 
@@ -331,7 +337,7 @@ fn database_options() -> rocksdb::Options {
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);
-    options.set_db_write_buffer_size(16 << 20);
+    options.set_db_write_buffer_size(MEMORY_BYTES);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
     options.set_stats_dump_period_sec(0);
@@ -343,7 +349,8 @@ fn database_options() -> rocksdb::Options {
 
 fn family_options() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
-    options.set_write_buffer_size(16 << 20);
+    options.set_write_buffer_size(FLUSH_BYTES);
+    options.set_arena_block_size(MEMORY_PIECE_BYTES);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
     // what is forgotten lies all over what is kept, so most of it is read and written again each time: half as often, and without large values
     options.set_level_zero_file_num_compaction_trigger(8);

@@ -9,7 +9,7 @@ use crate::records::EntryRecord;
 
 /// The newest entries stay in memory, so that replication and apply do not read what was just written.
 const USUAL: Limits = Limits { bytes: 4 << 20, entries: 8192 };
-/// Those that apply has not seen yet stay, too, since it is about to read them; the end is where they would take too much.
+/// Those that apply has not taken yet stay, too, since it is about to read them; the end is where they would take too much.
 const MOST: Limits = Limits { bytes: 64 << 20, entries: 128 << 10 };
 
 struct Limits {
@@ -25,10 +25,8 @@ pub(super) struct Tail {
     pub(super) last: Option<LogId>,
     pub(super) purged: Option<LogId>,
     pub(super) vote: Option<Vote>,
-    /// Index of the last entry that is known to be committed, as far as this run was told.
-    committed: Option<u64>,
-    /// What that was before: apply reads what comes after it now or later.
-    committed_before: Option<u64>,
+    /// Index of the last entry that apply has taken in this run.
+    taken: Option<u64>,
 }
 
 impl Tail {
@@ -45,9 +43,9 @@ impl Tail {
         self.drop_oldest();
     }
 
-    /// Notes that the entries up to this one are committed, and will be applied next.
-    pub(super) fn commit(&mut self, upto: LogId) {
-        self.committed_before = self.committed.replace(upto.index());
+    /// Notes that apply has taken the entries up to this one.
+    pub(super) fn take(&mut self, upto: u64) {
+        self.taken = self.taken.max(Some(upto));
         self.drop_oldest();
     }
 
@@ -94,7 +92,7 @@ impl Tail {
 
     /// Whether it has too much for an entry with that index to stay.
     fn has_too_much(&self, first: u64) -> bool {
-        let limits = if Some(first) > self.committed_before { MOST } else { USUAL };
+        let limits = if Some(first) > self.taken { MOST } else { USUAL };
         self.bytes > limits.bytes || self.entries.len() > limits.entries
     }
 
@@ -139,19 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn what_apply_has_not_read_stays_in_memory() {
+    fn what_apply_has_not_taken_stays_in_memory() {
         let mut tail = tail(20, MIB);
         assert_eq!(range(&tail), Some((1, 20)));
-        tail.commit(id(10));
-        assert_eq!(range(&tail), Some((1, 20)));
-        // 10 were committed before, so apply has got those
-        tail.commit(id(12));
-        assert_eq!(range(&tail), Some((11, 20)));
+        tail.take(3);
+        assert_eq!(range(&tail), Some((4, 20)));
         push(&mut tail, [21], MIB);
-        assert_eq!(range(&tail), Some((11, 21)));
+        assert_eq!(range(&tail), Some((4, 21)));
+        // it may begin again where it was
+        tail.take(2);
+        assert_eq!(range(&tail), Some((4, 21)));
         // the newest stay in any case
-        tail.commit(id(21));
-        tail.commit(id(21));
+        tail.take(21);
         assert_eq!(range(&tail), Some((18, 21)));
         push(&mut tail, [22], MIB);
         assert_eq!(range(&tail), Some((19, 22)));
@@ -172,10 +169,9 @@ mod tests {
     fn small_entries_are_counted() {
         let count = USUAL.entries as u64 + 5;
         let mut tail = tail(count, 64);
-        tail.commit(id(3));
-        tail.commit(id(count));
+        tail.take(3);
         assert_eq!(range(&tail), Some((4, count)));
-        tail.commit(id(count));
+        tail.take(count);
         assert_eq!(range(&tail), Some((6, count)));
     }
 

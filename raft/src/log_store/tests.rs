@@ -74,34 +74,40 @@ async fn a_restart_finds_entries_vote_and_positions() {
 async fn reads_are_bounded_in_bytes_and_cross_from_disk_to_memory() {
     let dir = TempDir::new().unwrap();
     let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
-    // more than stays in memory when it is applied
-    for start in (0..64).step_by(16) {
-        append(&mut log, (start..start + 16).map(|index| entry(index, 200 << 10))).await;
-        log.save_committed(Some(LogId::new_term_index(1, start + 15))).await.unwrap();
-    }
+    append(&mut log, (0..256).map(|index| entry(index, 50 << 10))).await;
+    apply(&mut log, 0..256).await;
     let is_in_memory = |index| log.inner.tail.lock().read(index, index + 1, usize::MAX).is_some();
-    assert!(!is_in_memory(40) && is_in_memory(63));
-    for start in [0, 40, 63] {
-        let got = log.limited_get_log_entries(start, 64).await.unwrap();
-        assert_eq!(got.first().map(|entry| entry.log_id.index()), Some(start));
-        assert!(got.len() <= 6, "{} entries of 200 KiB from {start}", got.len());
+    assert!(!is_in_memory(160) && is_in_memory(252));
+    for start in [0, 160, 252] {
+        let got = log.limited_get_log_entries(start, 256).await.unwrap();
+        let indexes: Vec<u64> = got.iter().map(|entry| entry.log_id.index()).collect();
+        assert_eq!(indexes, [start, start + 1], "of 50 KiB each");
     }
-    let stream = log.entries_stream(0..64).await;
-    let all: Vec<_> = futures::StreamExt::collect(stream).await;
-    let all: Vec<_> = all.into_iter().map(|entry: io::Result<Entry>| entry.unwrap().log_id.index()).collect();
-    assert_eq!(all, (0..64).collect::<Vec<_>>());
+    // the first part is on disk, the rest in memory
+    assert_eq!(apply(&mut log, 100..256).await, (100..256).collect::<Vec<_>>());
+}
+
+/// The indexes of what is read as apply does.
+async fn apply(log: &mut LogStore, range: std::ops::Range<u64>) -> Vec<u64> {
+    let entries: Vec<io::Result<Entry>> = futures::StreamExt::collect(log.entries_stream(range).await).await;
+    entries.into_iter().map(|entry| entry.unwrap().log_id.index()).collect()
 }
 
 #[tokio::test]
-async fn what_is_not_committed_is_read_from_memory() {
+async fn what_apply_has_not_taken_is_read_from_memory() {
     let dir = TempDir::new().unwrap();
     let mut log = LogStore::open(dir.path(), &Environment::default(), None).unwrap();
     append(&mut log, (0..64).map(|index| entry(index, 200 << 10))).await;
     let first_in_memory = |log: &LogStore| (0..64).find(|index| log.inner.tail.lock().read(*index, 64, 0).is_some());
     assert_eq!(first_in_memory(&log), Some(0));
-    for (committed, first) in [(29, 0), (59, 30)] {
+    // apply may be far behind what is committed
+    for committed in [9, 29, 59] {
         log.save_committed(Some(LogId::new_term_index(1, committed))).await.unwrap();
-        assert_eq!(first_in_memory(&log), Some(first), "{committed} are committed");
+    }
+    assert_eq!(first_in_memory(&log), Some(0));
+    for end in [10, 30] {
+        apply(&mut log, 0..end).await;
+        assert_eq!(first_in_memory(&log), Some(end), "apply has taken what is before {end}");
     }
 }
 

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::apply::Write;
-use crate::command::Key;
+use crate::command::{Key, Outcome, TxnId};
 use crate::records::{HistoryRow, HistoryVersion};
 
 #[test]
@@ -209,4 +209,29 @@ fn rows_that_wait_are_there_for_whoever_reads() {
         assert_eq!(db.meta().unwrap().revision, 0, "it does not wait");
         assert!(sees(&db), "{what}");
     }
+}
+
+#[test]
+fn a_flush_is_worth_its_files() {
+    let dir = TempDir::new().unwrap();
+    let db = StateDb::open_current(dir.path(), None).unwrap();
+    // four times what may be in memory, and flushes are under way all the time
+    let count = (4 * MEMORY_BYTES / (16 << 10)) as u64;
+    for revision in 1..=count {
+        let version = HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value: vec![7; 16 << 10].into() };
+        let row = HistoryRow { version: Some(version), previous: None, cause: crate::command::Cause::default(), time_unix_ms: 7 };
+        let mut rows = Rows::default();
+        rows.stage(Write::PutHistory(crate::records::HistoryChange { key: "key".into(), revision, row }));
+        rows.stage(Write::PutOutcome { index: revision, id: TxnId(revision.into()), outcome: Outcome::At(revision) });
+        db.write_later(rows, &StateMeta { revision, ..StateMeta::default() }, 1).unwrap();
+        if revision % 16 == 0 {
+            db.settle_to_read().unwrap();
+        }
+    }
+    db.flush().unwrap();
+    let files = std::fs::read_dir(&db.path).unwrap().map(|entry| entry.unwrap().file_name());
+    let flushes = files.filter(|name| name.to_string_lossy().ends_with(".blob")).count();
+    // each takes about FLUSH_BYTES
+    let expected = 4 * MEMORY_BYTES / FLUSH_BYTES;
+    assert!((expected - 1..=expected + 2).contains(&flushes), "{flushes} flushes instead of {expected}");
 }
