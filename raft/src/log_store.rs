@@ -52,7 +52,7 @@ use tail::Tail;
 const READ_BYTES_MAX: usize = 1 << 20;
 /// About how many bytes of entries are sent at once: they are copied into a message, encrypted and handed to the system, and should still be in a
 /// core's own cache then.
-const MESSAGE_BYTES_MAX: usize = 128 << 10;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// How many entries `entries_stream` reads at once.
 const STREAM_ENTRIES: u64 = 512;
 

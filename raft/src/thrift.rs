@@ -6,13 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::command::NodeId;
+use crate::log_store::MESSAGE_BYTES_MAX;
 use crate::majority::is_majority;
+use crate::raft_types::Entry;
+use crate::records::EntryRecord;
 use crate::reign_check::first_asked;
 
 /// How long a follower that is not needed waits after one message for the next one, unless somebody waits there.
 pub(crate) const PAUSE: Duration = Duration::from_millis(2);
-/// Whoever is sent more entries at once has company enough, or a backlog.
+/// Whoever is sent more entries at once, or more bytes, has company enough, or a backlog.
 const FEW_ENTRIES: usize = 64;
+const FEW_BYTES: usize = MESSAGE_BYTES_MAX / 2;
 /// Nobody counts on a follower that has owed an answer for longer.
 const OVERDUE: Duration = Duration::from_millis(10);
 /// Nor on one that lacks more entries than this.
@@ -77,10 +81,10 @@ impl Thrift {
         }
     }
 
-    /// Whether a follower that was just sent so many entries may have to wait for the next ones: others are a majority together with the leader
+    /// Whether a follower that was just sent these entries may have to wait for the next ones: others are a majority together with the leader
     /// `own`. Those in `prompt` are counted on before others.
-    pub(crate) fn may_wait(&self, follower: NodeId, entries: usize, own: NodeId, prompt: &BTreeSet<NodeId>, now: Instant) -> bool {
-        if entries > FEW_ENTRIES {
+    pub(crate) fn may_wait(&self, follower: NodeId, sent: &[Entry], own: NodeId, prompt: &BTreeSet<NodeId>, now: Instant) -> bool {
+        if sent.len() > FEW_ENTRIES || sent.iter().map(EntryRecord::size_bytes).sum::<usize>() > FEW_BYTES {
             return false;
         }
         let sent = self.followers.values().map(|follower| follower.sent).max().unwrap_or(0);
@@ -98,6 +102,7 @@ impl Thrift {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft_types::{EntryPayload, LogId, Payload};
 
     const OWN: NodeId = 1;
 
@@ -111,7 +116,7 @@ mod tests {
     /// Who may have to wait.
     fn waiting(thrift: &Thrift, prompt: &[NodeId], now: Instant) -> Vec<NodeId> {
         let prompt = prompt.iter().copied().collect();
-        thrift.followers.keys().copied().filter(|id| thrift.may_wait(*id, 1, OWN, &prompt, now)).collect()
+        thrift.followers.keys().copied().filter(|id| thrift.may_wait(*id, &[entry(100)], OWN, &prompt, now)).collect()
     }
 
     #[test]
@@ -139,12 +144,19 @@ mod tests {
         check(&[], &[2, 3], &[], &[]);
     }
 
+    fn entry(bytes: usize) -> Entry {
+        Entry { log_id: LogId::new_term_index(1, 1), payload: EntryPayload::Normal(Payload(vec![0; bytes].into())) }
+    }
+
     #[test]
-    fn many_entries_leave_at_once() {
+    fn many_entries_and_large_ones_leave_at_once() {
         let now = crate::clock::now();
         let thrift = thrift(&[&[1, 2, 3]], &[2, 3], now);
-        let may_wait = |entries| thrift.may_wait(3, entries, OWN, &BTreeSet::new(), now);
-        assert!(may_wait(0) && may_wait(FEW_ENTRIES) && !may_wait(FEW_ENTRIES + 1));
+        let may_wait = |count, bytes| thrift.may_wait(3, &vec![entry(bytes); count], OWN, &BTreeSet::new(), now);
+        assert!(may_wait(0, 0) && may_wait(FEW_ENTRIES, 100) && !may_wait(FEW_ENTRIES + 1, 100));
+        // a message that is full may have left others behind
+        assert!(may_wait(1, 16 << 10) && !may_wait(MESSAGE_BYTES_MAX / (16 << 10), (16 << 10) - 100));
+        assert!(!may_wait(1, MESSAGE_BYTES_MAX));
     }
 
     #[test]

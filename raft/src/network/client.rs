@@ -350,8 +350,8 @@ impl Appending {
         self.peers.thrift.lock().answered(self.target, has, clock::now());
     }
 
-    /// Whether it may have to wait after so many entries.
-    fn may_wait(&self, entries: usize) -> bool {
+    /// Whether it may have to wait after these entries.
+    fn may_wait(&self, entries: &[Entry]) -> bool {
         let prompt = self.peers.prompt.lock();
         self.peers.thrift.lock().may_wait(self.target, entries, self.peers.node_id, &prompt, clock::now())
     }
@@ -456,7 +456,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let appending = Arc::new(Appending::begin(&client.peers, client.target, session));
             let may_wait = {
                 let appending = Arc::clone(&appending);
-                move |request: &AppendEntriesRequest<TypeConfig>| appending.may_wait(request.entries.len())
+                move |request: &AppendEntriesRequest<TypeConfig>| appending.may_wait(&request.entries)
             };
             let answers = unhurried(input, may_wait, Arc::clone(&link.hurried))
                 .map(move |request| {
