@@ -3,6 +3,9 @@
 
 say() { echo "trierarch: $*" >&2; }
 
+# usage FILE: the comment at the beginning of a script
+usage() { sed -n '2,/^set/{/^#/s/^# \?//p}' "$1"; }
+
 # install_missing COMMAND:PACKAGE...: one apt-get for all that is not there
 install_missing() {
   local missing=() pair

@@ -44,8 +44,9 @@ const READ_PATIENCE: Duration = Duration::from_secs(5);
 const READ_PAUSE: Duration = Duration::from_millis(2);
 /// Rows from this size on lie in files of their own, to which the tables refer.
 const LARGE_VALUE_BYTES: u64 = 4 << 10;
-/// A flush follows so many bytes of rows of a family, and so many are in memory in all families together, with those that are being flushed.
+/// So many bytes of rows of a family are flushed, and the other families' with them.
 const FLUSH_BYTES: usize = 16 << 20;
+/// So many bytes of rows are in memory in all families together, with those that are being flushed.
 const MEMORY_BYTES: usize = 2 * FLUSH_BYTES;
 /// Memory for rows is taken in such pieces. They count as full, and but for the history the families have little: with RocksDB's own pieces of 1 MiB
 /// three empty ones and a flush under way would be enough for another flush of 5 MiB, with as many files.

@@ -83,8 +83,8 @@ impl Thrift {
 
     /// Whether a follower that was just sent these entries may have to wait for the next ones: others are a majority together with the leader
     /// `own`. Those in `prompt` are counted on before others.
-    pub(crate) fn may_wait(&self, follower: NodeId, sent: &[Entry], own: NodeId, prompt: &BTreeSet<NodeId>, now: Instant) -> bool {
-        if sent.len() > FEW_ENTRIES || sent.iter().map(EntryRecord::size_bytes).sum::<usize>() > FEW_BYTES {
+    pub(crate) fn may_wait(&self, follower: NodeId, entries: &[Entry], own: NodeId, prompt: &BTreeSet<NodeId>, now: Instant) -> bool {
+        if entries.len() > FEW_ENTRIES || entries.iter().map(EntryRecord::size_bytes).sum::<usize>() > FEW_BYTES {
             return false;
         }
         let sent = self.followers.values().map(|follower| follower.sent).max().unwrap_or(0);
