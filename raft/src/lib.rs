@@ -17,6 +17,7 @@ pub mod untrusted;
 pub mod view;
 pub mod watch;
 
+mod alarm;
 mod apply;
 mod ballot;
 mod clock;

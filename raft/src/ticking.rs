@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::alarm::Alarm;
 use crate::clock;
 use crate::core::Core;
 use crate::experiment::Timers;
@@ -43,6 +44,7 @@ fn step(leads: bool, silence: Duration, late: Duration, timers: Timers) -> (Act,
 /// Has raft's clock tick, or gives the beat, as it is needed, until the store closes.
 pub(crate) async fn keep_time(core: Arc<Core>) {
     let mut leadership = core.leadership.clone();
+    let alarm = Alarm::new(&core.config.environment);
     let mut late = Duration::ZERO;
     loop {
         let leader = leadership.borrow_and_update().leader;
@@ -56,7 +58,7 @@ pub(crate) async fn keep_time(core: Arc<Core>) {
         }
         let begun = clock::now();
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = alarm.after(pause) => {}
             // the rest begins anew, so that its end wakes nobody up while the leader speaks; a leader does not beat for one that was deposed
             () = core.beat.notified(), if act != Act::Beat => {}
             changed = leadership.changed() => if changed.is_err() {

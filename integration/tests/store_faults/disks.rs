@@ -1,11 +1,13 @@
 //! Disks that fail, lie, are full or slow.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kube::api::PostParams;
 use rand::RngExt as _;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use trierarch_integration::cluster::{Cluster, succeed};
 use trierarch_integration::history::Answer;
@@ -59,23 +61,28 @@ pub(crate) fn failed_sync(world: &mut World) -> Result<()> {
 }
 
 /// Kinds of files: what their paths hold.
-const KINDS: [(&str, &str); 4] = [("log/entries", ".log"), ("state", ".sst"), ("log", "MANIFEST"), ("state", "MANIFEST")];
+const KINDS: [(&str, &str); 5] =
+    [("log/entries", ".log"), ("state", ".sst"), ("state", ".blob"), ("log", "MANIFEST"), ("state", "MANIFEST")];
+/// So many large objects are more than a member's state keeps in memory, so that there are files of all kinds.
+const LARGE_OBJECTS: usize = 24;
+const SMALL_OBJECTS: usize = 20;
 
 pub(crate) fn flipped_bits(world: &mut World) -> Result<()> {
-    for number in 0..20 {
+    for number in 0..LARGE_OBJECTS + SMALL_OBJECTS {
+        let value = if number < LARGE_OBJECTS { hex(&mut world.random, 900_000) } else { "x".repeat(2000) };
         let object = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("flipped-{number}"), "labels": {"run": "flipped"}},
-            "data": {"a": "x".repeat(2000)},
+            "data": {"a": value},
         });
         world.cluster.create(&object)?;
     }
-    let mut struck = 0;
+    let mut struck = BTreeMap::new();
     for round in 0..world.rounds(1, 10) {
         for kind in KINDS {
             let (leader, follower) = world.leader_and_follower()?;
             let said = world.cluster.log(follower)?.len();
             let Some((path, offset)) = flip(world, follower, kind)? else { continue };
-            struck += 1;
+            *struck.entry(kind.1).or_insert(0) += 1;
             let refused = outcome(world, follower, said)?;
             let how = if refused { "it did not start" } else { "it came back" };
             println!("     {follower}: a bit of {} at {offset} was flipped: {how}", path.display());
@@ -84,13 +91,19 @@ pub(crate) fn flipped_bits(world: &mut World) -> Result<()> {
                 world.cluster.settled(PATIENCE)?;
             }
             let (ours, theirs) = (content(&world.cluster, follower)?, content(&world.cluster, leader)?);
-            ensure!(ours == theirs && ours.len() == 20, "{follower} serves {ours:?}, {leader} {theirs:?}");
+            ensure!(ours.len() == LARGE_OBJECTS + SMALL_OBJECTS, "{follower} serves {} objects", ours.len());
+            ensure!(ours == theirs, "{follower} serves other objects than {leader}");
             // the beginning of a log is followed by records that were written later: it cannot be an unfinished write
             ensure!(refused || round > 0 || kind != KINDS[0], "{follower} started with a damaged log");
         }
     }
-    ensure!(struck >= 2, "{struck} bits were flipped");
+    ensure!(struck.len() == KINDS.len() - 1, "bits were flipped in files of these kinds: {struck:?}");
     Ok(())
+}
+
+/// Text that does not get smaller by much when it is compressed.
+fn hex(random: &mut StdRng, length: usize) -> String {
+    (0..length).map(|_| char::from(b"0123456789abcdef"[random.random_range(0..16)])).collect()
 }
 
 /// Kills a master and flips a bit in the first half of what its largest file of a kind holds, if it has one.
