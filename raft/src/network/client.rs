@@ -22,6 +22,7 @@ use super::acquaintances::Acquaintances;
 use super::link::Link;
 use super::messages::{Append, Hello, Purpose, Request, Response};
 use super::pace::unhurried;
+use super::window::{self, Window};
 use crate::ballot;
 use crate::clock;
 use crate::command::NodeId;
@@ -35,8 +36,6 @@ use crate::store::PeerTls;
 use crate::thrift::Thrift;
 use crate::told::Told;
 
-/// Append requests on the way to one follower.
-const PIPELINE_REQUESTS: usize = 16;
 /// How long a follower may take to store entries before the connection is given up.
 const APPEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the news of what is committed may wait for the next entries, unless a follower waits for it.
@@ -333,12 +332,13 @@ struct Appending {
     peers: Arc<Peers>,
     target: NodeId,
     session: u64,
+    window: Arc<Window>,
 }
 
 impl Appending {
     fn begin(peers: &Arc<Peers>, target: NodeId, session: u64) -> Self {
         peers.thrift.lock().begin(target, session, clock::now());
-        Self { peers: Arc::clone(peers), target, session }
+        Self { peers: Arc::clone(peers), target, session, window: Arc::default() }
     }
 
     fn asked(&self, last: Option<u64>) {
@@ -348,6 +348,7 @@ impl Appending {
     fn answered(&self, response: &Response) {
         let has = if let Response::Appended(Some(matched)) = response { matched.index } else { 0 };
         self.peers.thrift.lock().answered(self.target, has, clock::now());
+        self.window.leave();
     }
 
     /// Whether it may have to wait after these entries.
@@ -458,6 +459,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                 let appending = Arc::clone(&appending);
                 move |request: &AppendEntriesRequest<TypeConfig>| appending.may_wait(&request.entries)
             };
+            let input = Box::pin(window::within(input, Arc::clone(&appending.window)));
             let answers = unhurried(input, may_wait, Arc::clone(&link.hurried))
                 .map(move |request| {
                     // where entries go, one without any says only what is committed
@@ -480,7 +482,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                         }
                     }
                 })
-                .buffered(PIPELINE_REQUESTS)
+                .buffered(window::MAX)
                 .scan(false, |ended, answer| {
                     let answer = (!*ended).then_some(answer);
                     *ended = !matches!(answer, Some(Ok(Ok(_))));

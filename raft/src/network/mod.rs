@@ -11,6 +11,7 @@ pub(crate) mod outgoing;
 pub(crate) mod pace;
 pub(crate) mod server;
 pub(crate) mod votes;
+pub(crate) mod window;
 
 #[cfg(test)]
 mod tests;

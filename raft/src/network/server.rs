@@ -18,6 +18,7 @@ use super::link::may_double;
 use super::messages::{Append, Hello, HelloReply, Purpose, Request, Response};
 use super::outgoing::{Outgoing, write_frames};
 use super::votes::{Ballot, cast_vote};
+use super::window;
 use crate::command::NodeId;
 use crate::core::Core;
 use crate::environment::{Environment, Listener, Stream};
@@ -34,8 +35,6 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 const REQUESTS_IN_FLIGHT_MAX: usize = 8192;
 /// How long the answer to an append without entries may wait for the next one.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(2);
-/// Append requests of one connection that wait for raft.
-const PIPELINE_REQUESTS: usize = 16;
 
 /// Accepts peers until `core.closing`.
 pub(crate) async fn serve(mut listener: Listener, core: Arc<Core>, snapshots_dir: PathBuf) {
@@ -238,7 +237,7 @@ impl Connection {
     }
 
     fn start_pipeline(&self, session: u64) -> Pipeline {
-        let (requests, stream) = futures::channel::mpsc::channel(PIPELINE_REQUESTS);
+        let (requests, stream) = futures::channel::mpsc::channel(window::MAX);
         let (ids, mut waiting) = mpsc::unbounded_channel::<(u64, bool)>();
         let (raft, responses) = (self.core.raft(), Arc::clone(&self.responses));
         tokio::spawn(async move {
