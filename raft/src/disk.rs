@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use tokio::task::JoinHandle;
 
+use crate::alarm::Alarm;
 use crate::core::Core;
 use crate::network::messages::{Request, Response};
 
@@ -23,6 +24,7 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) async fn watch_disk(core: Arc<Core>) {
     let mut looked_at = None;
     let mut handing_over: Option<JoinHandle<()>> = None;
+    let alarm = Alarm::new(&core.config.environment);
     loop {
         let appended = core.appended_bytes.load(Ordering::Relaxed);
         let full = core.disk_full.lock().is_some();
@@ -42,7 +44,7 @@ pub(crate) async fn watch_disk(core: Arc<Core>) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(DISK_PAUSE) => {}
+            () = alarm.after(DISK_PAUSE) => {}
             () = core.closing.cancelled() => return,
         }
     }

@@ -201,7 +201,7 @@ impl fmt::Display for Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timers {
-    /// Milliseconds between two heartbeats of a leader.
+    /// Milliseconds between two heartbeats of a leader; up to two and a half times as many while nothing is written.
     pub heartbeat_ms: u64,
     /// Lower bound, in milliseconds, of the randomized election time-out, which begins when the leader's lease ends.
     pub election_min_ms: u64,

@@ -33,6 +33,7 @@ mod gaps;
 pub mod happenings;
 mod keys;
 mod log_store;
+mod lull;
 mod maintenance;
 mod majority;
 mod members;

@@ -7,22 +7,24 @@ use std::time::Duration;
 use openraft::Instant as _;
 use tokio::sync::watch;
 
+use crate::alarm::Alarm;
 use crate::clock;
 use crate::command::NodeId;
 use crate::core::Core;
 use crate::network::messages::Request;
 use crate::raft_types::Metrics;
 
-/// How often a member looks whether its group still speaks.
+/// How often a member looks whether a group that has fallen silent speaks again.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Silence for so long is no election any more: those take half a second.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Keeps `no_quorum` current until the store closes: why nothing can be decided, or `None`. Peers are asked only after a silence.
 pub(crate) async fn watch_quorum(core: Arc<Core>, no_quorum: watch::Sender<Option<String>>) {
+    let alarm = Alarm::new(&core.config.environment);
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK_PAUSE) => {}
+            () = alarm.after(rest(silence(&core, &core.metrics()))) => {}
             () = core.closing.cancelled() => return,
         }
         let (metrics, before) = (core.metrics(), *core.leadership.borrow());
@@ -32,6 +34,11 @@ pub(crate) async fn watch_quorum(core: Arc<Core>, no_quorum: watch::Sender<Optio
             publish(&no_quorum, now);
         }
     }
+}
+
+/// How long a member that has had no sign of a working group for `silence` need not look: until that has lasted too long.
+fn rest(silence: Duration) -> Duration {
+    SILENCE_MAX.checked_sub(silence).filter(|left| !left.is_zero()).unwrap_or(LOOK_PAUSE)
 }
 
 /// Makes known why nothing can be decided, or that something can.
@@ -89,6 +96,17 @@ mod tests {
     fn check(voters: u64, answering: &[NodeId], expected: Option<&str>) {
         let voters: BTreeMap<NodeId, String> = (1..=voters).map(|id| (id, format!("h{id}:1"))).collect();
         assert_eq!(too_few(&voters, &answering.iter().copied().collect()).as_deref(), expected);
+    }
+
+    #[test]
+    fn a_group_that_speaks_is_looked_at_when_its_silence_could_last_too_long() {
+        let check =
+            |silence_ms, rest_ms| assert_eq!(rest(Duration::from_millis(silence_ms)), Duration::from_millis(rest_ms), "{silence_ms} ms");
+        check(0, 2000);
+        check(250, 1750);
+        check(1999, 1);
+        check(2000, 500);
+        check(60_000, 500);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Plan {
     pub clients: u64,
     /// How long they think between two questions, at most.
     pub think_max_ms: u64,
+    /// So long they ask, and so long nobody does, by turns.
+    pub turns_ms: (u64, u64),
     /// Keys that they share.
     pub keys: u64,
     /// Watches that are kept open.
@@ -49,6 +51,12 @@ impl Plan {
         self.volatile && self.careful
     }
 
+    /// Whether clients ask anything at this time.
+    pub fn asks(&self, now_ms: u64) -> bool {
+        let (asking, resting) = self.turns_ms;
+        now_ms % (asking + resting) < asking
+    }
+
     /// The plan of a seed.
     pub fn new(dice: &mut Dice) -> Self {
         let lossy = dice.chance(400);
@@ -70,6 +78,8 @@ impl Plan {
             duplicated: if lossy { dice.between(1, 60) } else { 0 },
             overtaken: if lossy { dice.between(1, 60) } else { 0 },
             sync_max_ms: dice.between(1, 12),
+            // long enough for a lull
+            turns_ms: (dice.between(500, 2_000), if dice.chance(300) { dice.between(1_200, 3_000) } else { 0 }),
         }
     }
 }

@@ -111,7 +111,7 @@ impl Story {
         let end_ms = self.world.now_ms() + u64::try_from(self.world.plan.turmoil.as_millis())?;
         while self.world.now_ms() < end_ms {
             faults.step(&mut self.world, &mut self.clients)?;
-            self.step(true)?;
+            self.step(self.world.plan.asks(self.world.now_ms()))?;
         }
         faults.heal(&mut self.world)?;
         self.recover(&mut faults)

@@ -80,6 +80,43 @@ async fn clocks_rest_while_the_leader_is_heard_and_tick_when_it_is_not() {
     cluster.close_all().await;
 }
 
+/// Waits until a follower has heard the leader several times in a row, each time so long after the last.
+async fn until_beats(store: &Store, what: &str, wanted: std::ops::Range<Duration>) {
+    let (mut heard, mut in_a_row) = (*store.core().heard.lock(), 0);
+    until(what, || {
+        let now = *store.core().heard.lock();
+        if now != heard {
+            in_a_row = if wanted.contains(&now.saturating_duration_since(heard)) { in_a_row + 1 } else { 0 };
+            heard = now;
+        }
+        (in_a_row >= 4).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_leader_speaks_seldom_while_nothing_is_written_and_its_silence_is_noticed() {
+    let cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let (usual, seldom) = (Duration::from_millis(50)..Duration::from_millis(200), Duration::from_millis(200)..PATIENCE);
+    until_beats(cluster.store(follower), "it speaks seldom", seldom.clone()).await;
+    let writing = async {
+        loop {
+            cluster.store(leader).txn(put("k", "v"), PATIENCE).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+    };
+    tokio::select! {
+        () = until_beats(cluster.store(follower), "it speaks as usual", usual) => {}
+        () = writing => {}
+    }
+    until_beats(cluster.store(follower), "it speaks seldom", seldom).await;
+    cluster.store(leader).begin_fault(Fault::new(FaultKind::Pause, PATIENCE), "a test").await.unwrap();
+    let leadership = cluster.store(follower).leadership();
+    until("another one leads", || leadership.borrow().leader.filter(|other| *other != leader)).await;
+    cluster.close_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_member_needs_one_snapshot_however_much_is_written_meanwhile() {
     let mut cluster = Cluster::start_with(1, |config| config.snapshot_after_entries = 20).await;
