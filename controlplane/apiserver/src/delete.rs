@@ -17,7 +17,6 @@ use crate::pipeline::{Ctx, admit, decode, encode, metadata};
 use crate::service_ip;
 use crate::write::{object_namespace, state, stored_row};
 
-const TRIES: usize = 8;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -188,7 +187,7 @@ pub async fn delete(
     options.check()?;
     let requested = kind;
     let kind = &stored_row(server, requested);
-    for _ in 0..TRIES {
+    loop {
         let snapshot = state(server, ctx).await?;
         let object =
             snapshot.get(&kind.storage(), namespace, name).ok_or_else(|| ApiError::not_found(&requested.group_resource(), name))?;
@@ -209,7 +208,6 @@ pub async fn delete(
             _ => {}
         }
     }
-    Err(ApiError::modified(&requested.group_resource(), name))
 }
 
 fn preconditions(kind: &Kind, object: &Object, options: &DeleteOptions) -> Result<(), ApiError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use trierarch_api::{ApiError, Kind, Object, Path, Problems, Snapshot as _, Subresource, Verb};
+use trierarch_api::{ApiError, Kind, Object, Path, Problems, Reason, Snapshot as _, Subresource, Verb};
 use trierarch_raft::Guard;
 
 use crate::apiserver::{ApiServer, StoreSnapshot};
@@ -13,7 +13,7 @@ use crate::pipeline::{Ctx, admit, decode, encode, metadata, quota};
 use crate::request::RequestInfo;
 use crate::service_ip;
 
-/// How often a generated name may collide, and an update lose a race, before the client hears of it.
+/// How often a generated name may collide, or a creation lose a race for what it needs, before the client hears of it.
 const TRIES: usize = 8;
 
 /// `POST` of a collection.
@@ -49,8 +49,14 @@ pub(crate) fn object_namespace<'a>(kind: &Kind, namespace: &'a str) -> &'a str {
     if kind.namespaced_scope() { namespace } else { "" }
 }
 
-/// The state that a write is decided on.
+/// The state that a write is decided on. A write that loses a race is decided again, until its time is over.
+///
+/// # Errors
+/// 503 or 504.
 pub(crate) async fn state(server: &ApiServer, ctx: &Ctx) -> Result<StoreSnapshot, ApiError> {
+    if ctx.deadline.passed() {
+        return Err(ApiError::new(Reason::Timeout, "Timeout: request did not complete within the allotted time"));
+    }
     if ctx.local { Ok(server.snapshot()) } else { server.fresh_snapshot(ctx.deadline).await }
 }
 
@@ -178,13 +184,14 @@ pub struct Updated {
     pub created: bool,
 }
 
-/// Changes an object.
+/// Changes an object. Whoever does not say which version it has seen loses no race: it is tried again until its time is over
+/// (`Spec:` API conventions, "Concurrency Control and Consistency").
 ///
 /// # Errors
 /// Everything that can be wrong with the new state; 404 and 409.
 pub async fn update(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: Source<'_>) -> Result<Updated, ApiError> {
     let kind = &stored_row(server, target.kind);
-    for _ in 0..TRIES {
+    loop {
         let snapshot = state(server, ctx).await?;
         let found = snapshot.get(&kind.storage(), target.namespace, target.name);
         let Some(old) = found else {
@@ -237,7 +244,6 @@ pub async fn update(server: &ApiServer, ctx: &Ctx, target: &Target<'_>, source: 
             return Err(ApiError::modified(&target.kind.group_resource(), target.name));
         }
     }
-    Err(ApiError::modified(&target.kind.group_resource(), target.name))
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of update, cut out of its loop")]

@@ -108,6 +108,40 @@ async fn objects_live_and_die() {
     server.stop().await;
 }
 
+/// More writers than a write may reasonably lose races against, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_states_no_version_loses_no_race() {
+    const WRITERS: usize = 16;
+    const WRITES: usize = 6;
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Standalone::start(dir.path(), 0).await;
+    let client = Caller::admin(&server);
+    assert_eq!(client.post(MAPS, map("one", "0")).await.0, 201);
+    let path = format!("{MAPS}/one");
+    let writers = (0..WRITERS).map(async |writer| {
+        let client = Caller::admin(&server);
+        for write in 0..WRITES {
+            let data = format!("{writer}-{write}");
+            let (code, answer) = if writer % 2 == 0 {
+                client.send("PUT", &path, "application/json", &map("one", &data)).await
+            } else {
+                let patch = json!({"metadata": {"annotations": {(data.as_str()): "there"}}});
+                client.send("PATCH", &path, "application/merge-patch+json", &patch).await
+            };
+            assert_eq!(code, 200, "{answer}");
+        }
+    });
+    futures::future::join_all(writers).await;
+    // who says which version it has seen hears of others
+    let mut old = map("one", "late");
+    old["metadata"]["resourceVersion"] = "1".into();
+    let (code, answer) = client.send("PUT", &path, "application/json", &old).await;
+    assert_eq!((code, answer["reason"].as_str()), (409, Some("Conflict")), "{answer}");
+    let (code, _) = client.send("DELETE", &path, "application/json", &Value::Null).await;
+    assert_eq!((code, client.get(&path).await.0), (200, 404));
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_do_what_they_may() {
     let dir = tempfile::tempdir().expect("a directory");
