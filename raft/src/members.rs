@@ -19,6 +19,8 @@ use crate::store::{Member, MemberRole, StoreError};
 const PROMOTION_LAG_ENTRIES: u64 = 64;
 /// Between two attempts to promote a learner.
 const PROMOTION_PAUSE: Duration = Duration::from_millis(100);
+/// Whoever began a change of voters has so much time for its second half before another one does it.
+const SECOND_HALF_PATIENCE: Duration = Duration::from_secs(1);
 /// Learners are not looked at more often than this.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// A peer that has answered within this time counts as living.
@@ -133,24 +135,18 @@ impl Core {
         }
     }
 
-    /// Promotes learners that want to vote and have caught up. Returns when the store closes.
+    /// As the leader, promotes learners that want to vote and have caught up, and finishes changes of voters that stopped half-way. Returns when the
+    /// store closes.
     pub(crate) async fn promote_learners(self: Arc<Self>) {
         let (mut account, mut members) = (self.seat.account(), self.seat.account_of_members());
         loop {
-            let ready = account.look(ready_to_vote);
-            if let Some(id) = ready {
-                match self.raft().change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await {
-                    Ok(_) => tracing::info!(node = id, "Promoted a member to voter"),
-                    // a change is under way, or leadership is: look again at the next news
-                    Err(error) => {
-                        tracing::debug!(node = id, %error, "Could not promote a member yet");
-                        // asking is news, too
-                        tokio::time::sleep(PROMOTION_PAUSE).await;
-                    }
-                }
+            let step = account.look(next_step);
+            tokio::select! {
+                () = self.take_step(step) => {}
+                () = self.closing.cancelled() => return,
             }
             let news = async {
-                if !members.look(|metrics| has_candidates(metrics.state, metrics.membership_config.membership())) {
+                if !members.look(|metrics| is_to_act(metrics.state, metrics.membership_config.membership())) {
                     return members.changed().await;
                 }
                 let goes_on = account.changed().await;
@@ -163,6 +159,31 @@ impl Core {
                     return;
                 },
                 () = self.closing.cancelled() => return,
+            }
+        }
+    }
+
+    async fn take_step(&self, step: Option<Step>) {
+        let changes = match step {
+            None => return,
+            Some(Step::Promote(id)) => (ChangeMembers::AddVoterIds(BTreeSet::from([id])), true),
+            Some(Step::Finish) => {
+                let changed_at = *self.metrics().membership_config.log_id();
+                tokio::time::sleep(SECOND_HALF_PATIENCE).await;
+                if *self.metrics().membership_config.log_id() != changed_at {
+                    return;
+                }
+                // whoever votes no more was to be removed: nobody becomes a learner again
+                (ChangeMembers::AddVoterIds(BTreeSet::new()), false)
+            }
+        };
+        match self.raft().change_membership(changes.0, changes.1).await {
+            Ok(_) => tracing::info!(?step, "Changed who votes"),
+            // a change is under way, or leadership is: look again at the next news
+            Err(error) => {
+                tracing::debug!(?step, %error, "Could not change who votes yet");
+                // asking is news, too
+                tokio::time::sleep(PROMOTION_PAUSE).await;
             }
         }
     }
@@ -193,9 +214,10 @@ impl Core {
     }
 }
 
-/// Whether a leader has somebody to promote, sooner or later.
-fn has_candidates(state: ServerState, membership: &Membership) -> bool {
-    state == ServerState::Leader && candidates(membership).next().is_some()
+/// Whether a leader has somebody to promote, or a change to finish, sooner or later.
+fn is_to_act(state: ServerState, membership: &Membership) -> bool {
+    let stopped_half_way = membership.get_joint_config().len() > 1;
+    state == ServerState::Leader && (stopped_half_way || candidates(membership).next().is_some())
 }
 
 /// The learners that want to vote.
@@ -203,20 +225,33 @@ fn candidates(membership: &Membership) -> impl Iterator<Item = NodeId> {
     membership.learner_ids().filter(|id| membership.get_node(id).is_some_and(|node| node.wants_vote))
 }
 
-/// The first learner that the leader should promote.
-fn ready_to_vote(metrics: &Metrics) -> Option<NodeId> {
+/// What a leader does next about who votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// There are two sets of voters: whoever began the change led no more, or heard too few, before its second half.
+    Finish,
+    /// This learner is to vote.
+    Promote(NodeId),
+}
+
+/// What the leader should do next, if anything.
+fn next_step(metrics: &Metrics) -> Option<Step> {
     let replication = metrics.replication.as_ref()?;
     let membership = metrics.membership_config.membership();
     // one change at a time: the last one must be committed
     let changed_at = metrics.membership_config.log_id().map(|id| id.index());
-    if membership.get_joint_config().len() != 1 || changed_at > metrics.last_applied.map(|id| id.index()) {
+    if changed_at > metrics.last_applied.map(|id| id.index()) {
         return None;
     }
+    if membership.get_joint_config().len() > 1 {
+        return Some(Step::Finish);
+    }
     let last = metrics.last_log_index.unwrap_or(0);
-    candidates(membership).find(|id| {
+    let is_ready = |id: &NodeId| {
         let matched = replication.get(id).copied().flatten();
         matched.is_some_and(|matched| matched.index() + PROMOTION_LAG_ENTRIES >= last)
-    })
+    };
+    candidates(membership).find(is_ready).map(Step::Promote)
 }
 
 /// The peers that have answered the leader within the last `recent`.
@@ -273,6 +308,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::raft_types::{LogId, StoredMembership};
 
     fn check(voters: &[NodeId], living: &[NodeId], id: NodeId, expected: Option<&str>) {
         let set = |ids: &[NodeId]| ids.iter().copied().collect::<BTreeSet<_>>();
@@ -293,9 +329,34 @@ mod tests {
             let nodes = BTreeMap::from([(1, member(true)), (2, member(learner_wants_vote))]);
             Membership::new(vec![BTreeSet::from([1])], nodes).unwrap()
         };
-        assert!(has_candidates(ServerState::Leader, &membership(true)));
-        assert!(!has_candidates(ServerState::Leader, &membership(false)));
-        assert!(!has_candidates(ServerState::Follower, &membership(true)));
+        assert!(is_to_act(ServerState::Leader, &membership(true)));
+        assert!(!is_to_act(ServerState::Leader, &membership(false)));
+        assert!(!is_to_act(ServerState::Follower, &membership(true)));
+    }
+
+    /// What a member with these sets of voters, members that want to vote and entries does next, when the members changed at entry 7.
+    fn next(leads: bool, sets: &[&[NodeId]], applied: u64, learner_has: u64) -> Option<Step> {
+        let member = || MemberInfo { wants_vote: true, ..MemberInfo::default() };
+        let nodes: BTreeMap<NodeId, MemberInfo> = (1..=4).map(|id| (id, member())).collect();
+        let sets: Vec<BTreeSet<NodeId>> = sets.iter().map(|voters| voters.iter().copied().collect()).collect();
+        let at = |index| LogId::new_term_index(1, index);
+        let mut metrics = Metrics::new_initial(1);
+        metrics.membership_config = Arc::new(StoredMembership::new(Some(at(7)), Membership::new(sets, nodes).unwrap()));
+        metrics.last_log_index = Some(100);
+        metrics.last_applied = Some(at(applied));
+        metrics.replication = leads.then(|| BTreeMap::from([(4, Some(at(learner_has)))]));
+        next_step(&metrics)
+    }
+
+    #[test]
+    fn a_leader_promotes_whoever_has_caught_up_and_finishes_what_stopped_half_way() {
+        let (one, two): (&[&[NodeId]], &[&[NodeId]]) = (&[&[1, 2, 3]], &[&[1, 2], &[1, 2, 3]]);
+        assert_eq!(next(true, one, 100, 100 - PROMOTION_LAG_ENTRIES), Some(Step::Promote(4)));
+        assert_eq!(next(true, one, 100, 99 - PROMOTION_LAG_ENTRIES), None);
+        assert_eq!(next(true, two, 100, 100), Some(Step::Finish));
+        // before that is committed there is nothing to finish, and others do not lead
+        assert_eq!((next(true, two, 6, 100), next(true, one, 6, 100)), (None, None));
+        assert_eq!((next(false, two, 100, 100), next(false, one, 100, 100)), (None, None));
     }
 
     #[test]
