@@ -164,7 +164,7 @@ impl Core {
     }
 
     async fn take_step(&self, step: Option<Step>) {
-        let changes = match step {
+        let (changes, keeps_learning) = match step {
             None => return,
             Some(Step::Promote(id)) => (ChangeMembers::AddVoterIds(BTreeSet::from([id])), true),
             Some(Step::Finish) => {
@@ -177,7 +177,7 @@ impl Core {
                 (ChangeMembers::AddVoterIds(BTreeSet::new()), false)
             }
         };
-        match self.raft().change_membership(changes.0, changes.1).await {
+        match self.raft().change_membership(changes, keeps_learning).await {
             Ok(_) => tracing::info!(?step, "Changed who votes"),
             // a change is under way, or leadership is: look again at the next news
             Err(error) => {
