@@ -15,19 +15,21 @@ use crate::keys;
 use crate::records::{self, OutcomeRow, StateMeta};
 use crate::view::Record;
 
+/// So many parts for every processor: some wait for the disk.
+const PARTS_PER_PROCESSOR: usize = 2;
 /// The history is read in no more parts than this.
-const PARTS_MAX: usize = 4;
-/// A part has about so many rows at least.
-const PART_ROWS_MIN: u64 = 10_000;
+const PARTS_MAX: usize = 8;
+/// A part has about so many bytes at least.
+const PART_BYTES_MIN: usize = 4 << 20;
 
-/// What the newest change of each key has left; nothing if it was a delete.
-type Newest = HashMap<Key, Option<Arc<Record>>>;
+/// What the newest change of each key has left, in key order; nothing if it was a delete.
+type Newest = Vec<(Key, Option<Arc<Record>>)>;
 
-/// A file of the database: the first revision in it, and how many rows it has.
+/// A table of the history: the first revision in it, and how large it is. How many rows a table has RocksDB knows only when it has looked into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Stretch {
     first: Revision,
-    rows: u64,
+    bytes: usize,
 }
 
 impl StateDb {
@@ -62,8 +64,7 @@ impl StateDb {
     /// The newest version of each key that has not been deleted since, in key order.
     fn current_records(&self) -> io::Result<Vec<Arc<Record>>> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let cuts = cuts(&self.stretches()?, processors.min(PARTS_MAX));
-        let begins: Vec<Revision> = std::iter::once(0).chain(cuts).collect();
+        let begins = self.parts((processors * PARTS_PER_PROCESSOR).min(PARTS_MAX))?;
         let parts: Vec<io::Result<Newest>> = thread::scope(|scope| {
             let begin = |(number, first): (usize, &Revision)| {
                 let (first, end) = (*first, begins.get(number + 1).copied());
@@ -74,21 +75,26 @@ impl StateDb {
             ended.map(|part| part.unwrap_or_else(|_panic| Err(io::Error::other("reading the history panicked")))).collect()
         });
         let parts = parts.into_iter().collect::<io::Result<Vec<_>>>()?;
-        let mut current: Vec<Arc<Record>> = together(parts).into_values().flatten().collect();
-        current.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(current)
+        Ok(together(parts).into_iter().filter_map(|(_, left)| left).collect())
     }
 
     /// What the changes from `first` on and before `end` have left.
     fn newest(&self, first: Revision, end: Option<Revision>) -> io::Result<Newest> {
-        let mut newest = Newest::new();
+        let mut newest = HashMap::new();
         self.scan_part(first, end, |row| {
-            let key = newest.get_key_value(row.key).map_or_else(|| Key::copy_from_slice(row.key), |(key, _)| key.clone());
+            let key = newest.get_key_value(row.key).map_or_else(|| Key::copy_from_slice(row.key), |(key, _): (&Key, _)| key.clone());
             let left = row.change()?.version.map(|version| Arc::new(version.record(key.clone(), row.revision)));
             newest.insert(key, left);
             Ok(())
         })?;
+        let mut newest = Newest::from_iter(newest);
+        newest.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Ok(newest)
+    }
+
+    /// Where about equal parts of the history begin, no more than `parts_max` of them.
+    pub(super) fn parts(&self, parts_max: usize) -> io::Result<Vec<Revision>> {
+        Ok(std::iter::once(0).chain(cuts(&self.stretches()?, parts_max)).collect())
     }
 
     /// The files of the history.
@@ -97,7 +103,7 @@ impl StateDb {
         let history = files.into_iter().filter(|file| file.column_family_name == StateColumn::History.name());
         let stretch = |file: rocksdb::LiveFile| {
             let first = u64::from_be_bytes(*file.start_key.as_deref()?.first_chunk::<8>()?);
-            Some(Stretch { first, rows: file.num_entries })
+            Some(Stretch { first, bytes: file.size })
         };
         Ok(history.filter_map(stretch).collect())
     }
@@ -107,30 +113,27 @@ impl StateDb {
 fn cuts(stretches: &[Stretch], parts_max: usize) -> Vec<Revision> {
     let mut stretches = stretches.to_vec();
     stretches.sort_unstable();
-    let total: u64 = stretches.iter().map(|stretch| stretch.rows).sum();
-    let parts = u64::try_from(parts_max).unwrap_or(u64::MAX).min(total / PART_ROWS_MIN).max(1);
+    let total: usize = stretches.iter().map(|stretch| stretch.bytes).sum();
+    let parts = parts_max.min(total / PART_BYTES_MIN).max(1);
     let (mut cuts, mut before) = (Vec::new(), 0);
     let mut newest = stretches.first().map_or(0, |stretch| stretch.first);
     for stretch in stretches {
         // files may overlap
-        if before * parts >= total * (cuts.len() as u64 + 1) && newest < stretch.first {
+        if before * parts >= total * (cuts.len() + 1) && newest < stretch.first {
             newest = stretch.first;
             cuts.push(newest);
         }
-        before += stretch.rows;
+        before += stretch.bytes;
     }
     cuts
 }
 
 /// What all parts have left, of which each comes after those before it.
-fn together(mut parts: Vec<Newest>) -> Newest {
-    let mut newest = parts.pop().unwrap_or_default();
-    while let Some(before) = parts.pop() {
-        newest.reserve(before.len());
-        for (key, left) in before {
-            newest.entry(key).or_insert(left);
-        }
-    }
+fn together(parts: Vec<Newest>) -> Newest {
+    let mut newest: Newest = parts.into_iter().rev().flatten().collect();
+    // stable: of a key's changes the newest stays the first. It finds the sorted parts, and merges them
+    newest.sort_by(|(a, _), (b, _)| a.cmp(b));
+    newest.dedup_by(|(older, _), (key, _)| older == key);
     newest
 }
 
@@ -138,8 +141,8 @@ fn together(mut parts: Vec<Newest>) -> Newest {
 mod tests {
     use super::*;
 
-    fn check(stretches: &[(Revision, u64)], parts_max: usize, expected: &[Revision]) {
-        let stretches: Vec<Stretch> = stretches.iter().map(|(first, rows)| Stretch { first: *first, rows: rows * 1000 }).collect();
+    fn check(stretches: &[(Revision, usize)], parts_max: usize, expected: &[Revision]) {
+        let stretches: Vec<Stretch> = stretches.iter().map(|(first, size)| Stretch { first: *first, bytes: size << 19 }).collect();
         assert_eq!(cuts(&stretches, parts_max), expected, "{stretches:?} in {parts_max}");
     }
 
@@ -165,8 +168,9 @@ mod tests {
         };
         let first = Newest::from([(key("a"), record(1)), (key("b"), record(2)), (key("c"), record(3))]);
         let second = Newest::from([(key("b"), None), (key("c"), record(5)), (key("d"), record(6))]);
-        let found = together(vec![first, second]);
-        let revision = |name: &str| found.get(name.as_bytes()).and_then(|left| left.as_ref().map(|record| record.revision));
-        assert_eq!([revision("a"), revision("b"), revision("c"), revision("d")], [Some(1), None, Some(5), Some(6)]);
+        let third = Newest::from([(key("c"), record(7))]);
+        let found = together(vec![first, second, third]);
+        let found: Vec<_> = found.iter().map(|(key, left)| (key.as_ref(), left.as_ref().map(|record| record.revision))).collect();
+        assert_eq!(found, [(&b"a"[..], Some(1)), (b"b", None), (b"c", Some(7)), (b"d", Some(6))]);
     }
 }

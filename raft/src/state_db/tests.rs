@@ -235,3 +235,43 @@ fn a_flush_is_worth_its_files() {
     let expected = 4 * MEMORY_BYTES / FLUSH_BYTES;
     assert!((expected - 1..=expected + 2).contains(&flushes), "{flushes} flushes instead of {expected}");
 }
+
+#[test]
+fn all_parts_of_the_history_that_are_read_at_the_same_time_are_about_as_large() {
+    let dir = TempDir::new().unwrap();
+    let db = StateDb::open_current(dir.path(), None).unwrap();
+    // more tables than RocksDB looks into when it opens the database: it knows of no rows in the others
+    let (tables, value_bytes) = (48, 4000);
+    for number in 0..tables {
+        let mut rows = Rows::default();
+        let revisions = number * 100 + 1..=(number + 1) * 100;
+        for revision in revisions.clone() {
+            let version = HistoryVersion { create_revision: 1, split: 0, terms: Vec::new(), value: uneven(revision, value_bytes).into() };
+            let row = HistoryRow { version: Some(version), previous: None, cause: crate::command::Cause::default(), time_unix_ms: 7 };
+            let key = revision.to_string().into();
+            rows.stage(Write::PutHistory(crate::records::HistoryChange { key, revision, row }));
+        }
+        db.write(&rows, &StateMeta { revision: *revisions.end(), ..StateMeta::default() }).unwrap();
+        db.flush().unwrap();
+    }
+    drop(db);
+    let db = StateDb::open_current(dir.path(), None).unwrap();
+    let begins = db.parts(4).unwrap();
+    assert_eq!(begins.len(), 4);
+    let ends = begins.iter().skip(1).copied().chain([tables * 100 + 1]);
+    let rows: Vec<u64> = begins.iter().zip(ends).map(|(begin, end)| end - begin).collect();
+    let even = tables * 100 / 4;
+    assert!(rows.iter().all(|rows| (even / 2..=even * 2).contains(rows)), "{rows:?}");
+    let view = db.load().unwrap().0.view;
+    assert!((1..=tables * 100).all(|revision| view.get(revision.to_string().as_bytes()).is_some_and(|record| record.revision == revision)));
+}
+
+/// So many bytes that hardly shrink.
+fn uneven(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
