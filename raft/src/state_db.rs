@@ -51,6 +51,8 @@ const MEMORY_BYTES: usize = 2 * FLUSH_BYTES;
 /// Memory for rows is taken in such pieces. They count as full, and but for the history the families have little: with RocksDB's own pieces of 1 MiB
 /// three empty ones and a flush under way would be enough for another flush of 5 MiB, with as many files.
 const MEMORY_PIECE_BYTES: usize = 32 << 10;
+/// So many tables that were flushed are merged with the rest. Beyond three and four times as many RocksDB slows writes down, and takes none.
+const MERGE_TABLES: i32 = 16;
 /// Names the directory in use.
 const CURRENT: &str = "current";
 
@@ -353,8 +355,10 @@ fn family_options() -> rocksdb::Options {
     options.set_write_buffer_size(FLUSH_BYTES);
     options.set_arena_block_size(MEMORY_PIECE_BYTES);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-    // what is forgotten lies all over what is kept, so most of it is read and written again each time: half as often, and without large values
-    options.set_level_zero_file_num_compaction_trigger(8);
+    // what is forgotten lies all over what is kept, so most of it is read and written again each time: seldom, and without large values
+    options.set_level_zero_file_num_compaction_trigger(MERGE_TABLES);
+    options.set_level_zero_slowdown_writes_trigger(3 * MERGE_TABLES);
+    options.set_level_zero_stop_writes_trigger(4 * MERGE_TABLES);
     options.set_enable_blob_files(true);
     options.set_min_blob_size(LARGE_VALUE_BYTES);
     options.set_blob_file_size(64 << 20);
