@@ -49,9 +49,10 @@ pub fn carry_out(experiment: &Experiment, seed: u64, mut tell: impl FnMut(usize,
 /// A world for one repetition.
 struct Lab<'a> {
     experiment: &'a Experiment,
-    world: World,
+    // what uses the members' stores goes before they do
     writers: Writers,
     listeners: Listeners,
+    world: World,
     /// When the repetition began.
     began_ms: u64,
 }

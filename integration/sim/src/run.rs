@@ -88,9 +88,10 @@ pub fn run(seed: u64, show: Option<fn(&str)>, record: Option<PathBuf>) -> Outcom
 }
 
 struct Story {
-    world: World,
+    // what uses the members' stores goes before they do: they would still be open when their directories are removed
     clients: Clients,
     watchers: Watchers,
+    world: World,
     trace: Trace,
     invariants: Invariants,
 }
