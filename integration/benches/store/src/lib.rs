@@ -10,6 +10,7 @@ pub mod codec;
 pub mod floor;
 pub mod group;
 pub mod growth;
+pub mod keeping;
 pub mod member;
 pub mod protocol;
 pub mod relay;

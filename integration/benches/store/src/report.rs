@@ -191,7 +191,7 @@ const NOTES: &str = "
   API\" is the same store behind the gRPC facade, spoken to by the very client that speaks to etcd.
 - Puts replace one of 4,096 keys. Gets and ranges read the objects of the second table. Durable means durable: every write is on the disk of a
   majority (fsync) before it is answered, in all systems. None forgets history within a row: etcd is compacted after each one, ours keeps
-  16 GiB here, unless `--history-bytes` says otherwise; what it costs to forget is on the page about growth.
+  16 GiB here. With `--history-bytes` both keep so much and no more: ours by itself, etcd is compacted once a second while it is asked.
 - The CPU ratio is the peer's seconds over ours: above 2 is at most half the CPU. Written bytes are those of all three members per byte of keys
   and values, within the window: what is written later in the background is in another row's window or in none.
 - Events are counted per watcher; delay is from before the write until a watcher has the event. The writer is at most 16 writes ahead.

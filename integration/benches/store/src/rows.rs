@@ -1,6 +1,7 @@
 //! What is measured: the table's rows.
 
 use crate::traffic::Mix;
+use crate::watching;
 
 /// Connections of a closed loop, at most: each carries several calls at once.
 const CONNECTIONS_MAX: usize = 16;
@@ -37,6 +38,14 @@ pub struct Row {
 impl Row {
     fn calls(name: &str, asked: Asked, mix: Mix, in_flight: usize) -> Self {
         Self { name: format!("{name}, {in_flight} in flight"), asked, work: Work::Calls { mix, in_flight } }
+    }
+
+    /// Of the value of every change; 0 if nothing is changed.
+    pub fn change_bytes(&self) -> usize {
+        match self.work {
+            Work::Calls { mix, .. } => mix.value_bytes(),
+            Work::Watch { .. } => watching::VALUE_BYTES,
+        }
     }
 }
 

@@ -53,23 +53,6 @@ impl System {
         bail!("{} has no such member: {asked:?}", self.name)
     }
 
-    /// Forgets the history, if it does not do that by itself.
-    ///
-    /// # Errors
-    /// The leader does not answer.
-    pub async fn compact(&self) -> anyhow::Result<()> {
-        if !self.keeps_all_history {
-            return Ok(());
-        }
-        let mut link = Link::connect(self.member(Asked::Leader).await?).await?;
-        let put = Call::Put { key: "bench/compact".into(), value: "".into() };
-        let Reply::Done { revision } = link.ask(&put).await? else { bail!("the put before a compaction failed") };
-        match link.ask(&Call::Compact { revision }).await? {
-            Reply::Done { .. } => Ok(()),
-            other => bail!("the compaction failed: {other:?}"),
-        }
-    }
-
     /// Waits until one member leads, and all know that all vote.
     ///
     /// # Errors

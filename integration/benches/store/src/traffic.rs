@@ -129,6 +129,18 @@ pub enum Mix {
     Mixed { read_percent: u64 },
 }
 
+impl Mix {
+    /// Of every value it writes; 0 if it writes none.
+    pub fn value_bytes(self) -> usize {
+        match self {
+            Self::Fill { value_bytes } | Self::Add { value_bytes } | Self::Put { value_bytes } => value_bytes,
+            Self::Swap { .. } => SWAP_VALUE_BYTES,
+            Self::Mixed { .. } => MIXED_VALUE_BYTES,
+            Self::Get { .. } | Self::Range { .. } => 0,
+        }
+    }
+}
+
 /// Below this prefix are the objects that [`Mix::Fill`] makes.
 pub const OBJECTS: &str = "bench/objects/";
 /// Below this prefix are the objects that [`Mix::Add`] makes.
@@ -211,13 +223,7 @@ impl Workload {
     /// The same `seed` asks for the same.
     pub fn new(mix: Mix, objects: u64, seed: u64, filled: Arc<AtomicU64>) -> Self {
         let mut random = Random(seed);
-        let value_bytes = match mix {
-            Mix::Fill { value_bytes } | Mix::Add { value_bytes } | Mix::Put { value_bytes } => value_bytes,
-            Mix::Swap { .. } => SWAP_VALUE_BYTES,
-            Mix::Mixed { .. } => MIXED_VALUE_BYTES,
-            Mix::Get { .. } | Mix::Range { .. } => 0,
-        };
-        let values = (0..VALUES).map(|_| random.bytes(value_bytes)).collect();
+        let values = (0..VALUES).map(|_| random.bytes(mix.value_bytes())).collect();
         Self { mix, objects, random, values, filled, halted: Arc::default(), known: HashMap::new() }
     }
 

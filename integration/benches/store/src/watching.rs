@@ -18,7 +18,8 @@ use crate::traffic::{Endpoint, Link, Measured, Window};
 /// Writes that the average watcher has not seen yet, at most.
 const AHEAD_MAX: u64 = 16;
 const WATCHED: &str = "bench/watched/";
-const VALUE_BYTES: usize = 256;
+/// Of every value the writer writes.
+pub const VALUE_BYTES: usize = 256;
 
 /// How far the watchers are.
 struct Progress {

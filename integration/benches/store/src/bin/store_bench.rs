@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use trierarch_etcd_facade::tls::Identity;
+use trierarch_store_bench::keeping::{self, Kept};
 use trierarch_store_bench::report::{Filled, Line, Page};
 use trierarch_store_bench::rounds::{self, Length, Round};
 use trierarch_store_bench::rows::{self, Row};
@@ -33,9 +34,9 @@ struct Args {
     /// Two rounds of one second, 20,000 objects.
     #[arg(long)]
     quick: bool,
-    /// So much of its history ours keeps, in bytes. With 268435456, the store's own default, it forgets all the time.
-    #[arg(long, default_value_t = systems::WHOLE_HISTORY_BYTES)]
-    history_bytes: u64,
+    /// So much of its history each system keeps, in bytes: 268435456 is ours' own default. Without it none forgets within a row.
+    #[arg(long)]
+    history_bytes: Option<u64>,
     /// etcd's program.
     #[arg(long)]
     etcd: PathBuf,
@@ -85,7 +86,8 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
     let identity = Identity::make(&args.directory)?;
     let floor_before = floor::measure(&args.directory, FLOOR)?;
     let ways_before = relay::measure(&args.directory, &identity, FLOOR)?;
-    let (mut ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity, args.history_bytes)?;
+    let history_bytes = args.history_bytes.unwrap_or(systems::WHOLE_HISTORY_BYTES);
+    let (mut ours, mut systems) = systems::start_ours(&args.member, &args.directory, &identity, history_bytes)?;
     let (_etcd, etcd) = systems::start_etcd(&args.etcd, &args.directory, &identity)?;
     systems.push(etcd);
     systems.retain(|system| args.systems.is_empty() || args.systems.iter().any(|name| name == system.name));
@@ -103,8 +105,9 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
         filled.push(Filled { system: system.name, per_second, used });
     }
     let mut lines = Vec::new();
+    let mut histories: Vec<Kept> = systems.iter().map(|_| Kept::new(history_bytes)).collect();
     for (number, row) in (1_u64..).zip(&rows) {
-        lines.push(line(args, &systems, row, number).await.with_context(|| format!("in the row {:?}", row.name))?);
+        lines.push(line(args, &systems, &mut histories, row, number).await.with_context(|| format!("in the row {:?}", row.name))?);
     }
     let floor_after = floor::measure(&args.directory, FLOOR)?;
     let ways_after = relay::measure(&args.directory, &identity, FLOOR)?;
@@ -125,22 +128,28 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
 }
 
 /// All rounds of one row, the systems in turns.
-async fn line(args: &Args, systems: &[System], row: &Row, number: u64) -> anyhow::Result<Line> {
+async fn line(args: &Args, systems: &[System], histories: &mut [Kept], row: &Row, number: u64) -> anyhow::Result<Line> {
     let length = Length { warm_up: WARM_UP, window: Duration::from_secs_f64(args.seconds) };
     let mut measured: Vec<(&'static str, Vec<Round>)> = systems.iter().map(|system| (system.name, Vec::new())).collect();
     let started = clock::now();
     for round in 0..args.rounds {
-        let mut turns: Vec<_> = systems.iter().zip(&mut measured).collect();
+        let mut turns: Vec<_> = systems.iter().zip(&mut *histories).zip(&mut measured).collect();
         if round % 2 == 1 {
             turns.reverse();
         }
-        for (system, (name, rounds)) in turns {
+        for ((system, history), (name, rounds)) in turns {
             let seed = number << 16 | round;
-            rounds.push(patiently(name, async || rounds::measure(system, row, args.objects, length, seed).await).await?);
+            let measuring = async || {
+                let measuring = rounds::measure(system, row, args.objects, length, seed);
+                history.during(system, row.change_bytes() as u64, measuring).await
+            };
+            rounds.push(patiently(name, measuring).await?);
         }
     }
-    for system in systems {
-        patiently(system.name, async || system.compact().await).await?;
+    if args.history_bytes.is_none() {
+        for system in systems {
+            patiently(system.name, async || keeping::forget_all(system).await).await?;
+        }
     }
     let rates: Vec<String> = measured
         .iter()
