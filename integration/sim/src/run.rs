@@ -2,11 +2,13 @@
 //! go on and agree.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::bail;
+use parking_lot::Mutex;
 use trierarch_raft::{MemberRole, NodeId};
 
 use crate::clients::{self, Clients};
@@ -17,14 +19,15 @@ use crate::faults::Faults;
 use crate::founding::Founding;
 use crate::invariants::Invariants;
 use crate::plan::Plan;
-use crate::trace::Trace;
+use crate::trace::{Recorder, Trace};
 use crate::watchers::Watchers;
 use crate::world::World;
 
 /// Founding takes so long at most, in simulated milliseconds.
 const FOUNDING_MAX_MS: u64 = 60_000;
-/// Real time after which a run counts as stuck: time stands still in the simulated world while a member computes.
-const REAL_TIME_MAX: Duration = Duration::from_secs(100);
+/// Real time after which a run counts as stuck if its own time has stood still: it does while a member computes.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
+const STUCK: &str = "a member is busy without end";
 /// So long after everything has healed, the group must have gone on and agreed.
 const RECOVERY_MAX_MS: u64 = 30_000;
 
@@ -45,45 +48,78 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
+impl Outcome {
+    /// Of a run that cannot tell.
+    fn failed(failure: String) -> Self {
+        Self { digest: 0, events: 0, simulated_ms: 0, entries: 0, lost: 0, failure: Some(failure) }
+    }
+}
+
 /// Runs a seed; some frames are kept in `record`. The first run of a process is the one that repeats (see [`entropy`]).
 ///
 /// # Panics
 /// The simulation itself does.
 pub fn run(seed: u64, show: Option<fn(&str)>, record: Option<PathBuf>) -> Outcome {
+    let (opened, opening) = mpsc::channel();
     let running = move || {
         entropy::seed_this_thread(seed);
         let mut story = match Story::new(seed, show) {
             Ok(story) => story,
-            Err(error) => {
-                return Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, lost: 0, failure: Some(format!("{error:#}")) };
-            }
+            Err(error) => return Outcome::failed(format!("{error:#}")),
         };
+        // who does not wait for it does not need it
+        drop(opened.send(story.window()));
         if let Some(directory) = &record {
             story.world.network.record_into(directory);
         }
         let told = story.tell();
         let failure = told.err().map(|error| format!("{error:#}\nthe last events:\n{}", story.trace.last().join("\n")));
+        let invariants = story.invariants.lock();
         Outcome {
             digest: story.trace.digest(),
             events: story.trace.count(),
             simulated_ms: story.world.now_ms(),
-            entries: story.invariants.history().last_index().unwrap_or(0),
-            lost: story.invariants.history().lost_entries(),
+            entries: invariants.history().last_index().unwrap_or(0),
+            lost: invariants.history().lost_entries(),
             failure,
         }
     };
     // a thread of its own: its hash maps begin with its own seed
     let (told, telling) = mpsc::channel();
     let thread = std::thread::spawn(move || drop(told.send(running())));
-    match telling.recv_timeout(REAL_TIME_MAX) {
-        Ok(outcome) => outcome,
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, lost: 0, failure: Some("a member is busy without end".into()) }
+    let (mut window, mut seen_ms): (Option<Window>, _) = (None, None);
+    loop {
+        match telling.recv_timeout(STUCK_AFTER) {
+            Ok(outcome) => return outcome,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                window = window.or_else(|| opening.try_recv().ok());
+                let now_ms = window.as_ref().map(|window| window.recorder.now_ms());
+                if now_ms == seen_ms {
+                    return Outcome::failed(window.map_or_else(|| STUCK.to_owned(), Window::close));
+                }
+                seen_ms = now_ms;
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let panicked = thread.join().err().map_or_else(String::new, |panic| format!("{:?}", panic.downcast_ref::<String>()));
+                return Outcome::failed(format!("panicked: {panicked}"));
+            }
         }
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            let panicked = thread.join().err().map_or_else(String::new, |panic| format!("{:?}", panic.downcast_ref::<String>()));
-            Outcome { digest: 0, events: 0, simulated_ms: 0, entries: 0, lost: 0, failure: Some(format!("panicked: {panicked}")) }
-        }
+    }
+}
+
+/// What others see of a run: what has happened, and what must hold.
+struct Window {
+    recorder: Recorder,
+    invariants: Arc<Mutex<Invariants>>,
+    directory: PathBuf,
+}
+
+impl Window {
+    /// Why a run failed that is stuck for good: what happened since its own last look may say more than that. Removes its directory.
+    fn close(self) -> String {
+        let broken = self.recorder.take().into_iter().find_map(|(now_ms, event)| self.invariants.lock().see(now_ms, &event).err());
+        let removed = fs::remove_dir_all(&self.directory).err().map_or_else(String::new, |error| format!("; its directory stays: {error}"));
+        format!("{}{removed}", broken.unwrap_or_else(|| STUCK.into()))
     }
 }
 
@@ -93,7 +129,7 @@ struct Story {
     watchers: Watchers,
     world: World,
     trace: Trace,
-    invariants: Invariants,
+    invariants: Arc<Mutex<Invariants>>,
 }
 
 impl Story {
@@ -103,7 +139,12 @@ impl Story {
         let clients = Clients::new(dice.split(), plan.clients);
         let watchers = Watchers::new(dice.split(), plan.watches);
         let world = World::new(plan, dice)?;
-        Ok(Self { world, clients, watchers, trace: Trace::new(show), invariants: Invariants::default() })
+        Ok(Self { world, clients, watchers, trace: Trace::new(show), invariants: Arc::default() })
+    }
+
+    fn window(&self) -> Window {
+        let (recorder, invariants) = (self.world.recorder.clone(), Arc::clone(&self.invariants));
+        Window { recorder, invariants, directory: self.world.root().to_owned() }
     }
 
     fn tell(&mut self) -> anyhow::Result<()> {
@@ -129,7 +170,7 @@ impl Story {
     fn look(&mut self) -> anyhow::Result<()> {
         for (now_ms, event) in self.world.recorder.take() {
             self.trace.add(now_ms, &event);
-            self.invariants.see(now_ms, &event).map_err(anyhow::Error::msg)?;
+            self.invariants.lock().see(now_ms, &event).map_err(anyhow::Error::msg)?;
         }
         Ok(())
     }
@@ -183,13 +224,14 @@ impl Story {
         }
         self.wait("agreement", RECOVERY_MAX_MS, |story| {
             restart_stopped(&mut story.world)?;
-            let history = story.invariants.history();
+            let invariants = story.invariants.lock();
+            let history = invariants.history();
             let last = history.last_index();
             let agreed = story.voters().is_some_and(|(_, group)| group.iter().all(|id| history.shown(*id) == last));
             Ok(agreed && story.watchers.slowest() == history.revision())
         })?;
         let group = self.await_group()?;
-        self.invariants.end(&group).map_err(anyhow::Error::msg)
+        self.invariants.lock().end(&group).map_err(anyhow::Error::msg)
     }
 
     /// Waits for a leader of a group of voters; returns them all.

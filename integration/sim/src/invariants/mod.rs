@@ -26,7 +26,7 @@ mod watches;
 use history::{History, Lost};
 
 /// A rule.
-pub trait Invariant {
+pub trait Invariant: Send {
     /// What to call it.
     fn name(&self) -> &'static str;
 
