@@ -27,6 +27,26 @@ async fn what_is_kept_of_the_log_is_bounded_by_its_bytes() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_was_outgrown_while_it_was_made_is_followed_by_another() {
+    let cluster = Cluster::start_with(1, |config| config.log_bytes_max = 1 << 20).await;
+    let store = cluster.store(1);
+    let value = "v".repeat(LARGE_BYTES);
+    let mut writes = tokio::task::JoinSet::new();
+    // far more than the limit at once, and nothing afterwards
+    for number in 0..800 {
+        let (store, write) = (store.clone(), put(&format!("n/{:02}", number % 4), &value));
+        writes.spawn(async move { store.txn(write, PATIENCE).await });
+    }
+    writes.join_all().await.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+    until("the log is purged", || {
+        let status = store.status();
+        ((status.last_log - status.purged) * (LARGE_BYTES as u64) < 2 << 20).then_some(())
+    })
+    .await;
+    cluster.close_all().await;
+}
+
+#[tokio::test]
 async fn forgetting_goes_on_while_what_is_to_be_forgotten_is_on_its_way_to_a_majority() {
     const ROWS: u64 = 3_000;
     // late answers elect nobody
