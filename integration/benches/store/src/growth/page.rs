@@ -171,8 +171,8 @@ const NOTES: &str = "
 
 - Three members on one machine, on loopback with TLS and client certificates, each with a process and a directory of its own; the client
   shares the cores. All sync to the same disk.
-- A start is measured from the start of the process to the first answer to a linearizable read, TLS connection included. The files are in
-  the system's cache.
+- A start is measured from the start of the process to the first answer to a linearizable read, TLS connection included. The files of one that
+  was stopped come from the disk (what is flushed goes past the system's cache), of one that was killed afterwards from memory.
 - A new member has an empty directory and a new id. It answers linearizable reads as soon as it has everything. Afterwards all members are
   asked for a hash of keys, revisions and values of everything: it must be the same; and the number of keys that were added
   meanwhile must be the number of acknowledged writes.
