@@ -96,8 +96,8 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
         let Ok(is_new) = is_new else { return };
         let (index, bytes) = (applied.borrow_and_update().index, core.appended_bytes.load(Ordering::Relaxed));
         let in_snapshot = *snapshot.borrow_and_update();
-        // whoever asks for a snapshot while one is being made gets none. The next one must get further: apply may be far behind
-        let is_outgrown = || is_new && core.log.before_newest(bytes_max).is_some_and(|before| in_snapshot < before && before <= index);
+        // whoever asks for a snapshot while one is being made gets none
+        let is_outgrown = || is_new && core.log.before_newest(bytes_max).is_some_and(|before| before > in_snapshot);
         if bytes >= next_snapshot || is_outgrown() {
             next_snapshot = bytes + bytes_max;
             // between two cores of raft there is nobody to ask
