@@ -81,6 +81,8 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
     let (look_entries, look_bytes) = (core.entries_kept().max(1), core.kept_bytes() / LOOKS_AT_LOG);
     let mut next_snapshot = core.appended_bytes.load(Ordering::Relaxed) + bytes_max;
     let (mut next_index, mut next_bytes) = (0, 0);
+    // the last snapshot is too old, and the next one is not before this entry is applied
+    let mut outgrown_at = None;
     loop {
         let grown = async {
             let changed = applied.changed().await;
@@ -96,10 +98,12 @@ pub(crate) async fn bound_log(core: Arc<Core>) {
         let Ok(is_new) = is_new else { return };
         let (index, bytes) = (applied.borrow_and_update().index, core.appended_bytes.load(Ordering::Relaxed));
         let in_snapshot = *snapshot.borrow_and_update();
-        // whoever asks for a snapshot while one is being made gets none
-        let is_outgrown = || is_new && core.log.before_newest(bytes_max).is_some_and(|before| before > in_snapshot);
-        if bytes >= next_snapshot || is_outgrown() {
-            next_snapshot = bytes + bytes_max;
+        if is_new {
+            // whoever asked for a snapshot while this one was made got none
+            outgrown_at = core.log.before_newest(bytes_max).filter(|before| *before > in_snapshot);
+        }
+        if bytes >= next_snapshot || outgrown_at.is_some_and(|before| before <= index) {
+            (next_snapshot, outgrown_at) = (bytes + bytes_max, None);
             // between two cores of raft there is nobody to ask
             drop(core.raft().trigger().snapshot().await);
         }
