@@ -7,13 +7,16 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use anyhow::Result;
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 
 use crate::wait::now;
 
 /// How often it wakes up.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// The priority that the store asks for, too. `Spec:` setpriority(2).
-const NICENESS: i32 = -10;
+/// As raft's threads are scheduled when they are starved. `Spec:` sched(7), "SCHED_RR".
+const POLICY: ThreadSchedulePolicy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
 
 /// A thread that watches. It ends when this is dropped.
 pub struct Stalls {
@@ -32,7 +35,8 @@ impl Stalls {
         let (longest_us, is_important) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let (longest, important) = (Arc::clone(&longest_us), Arc::clone(&is_important));
         std::thread::Builder::new().name("stalls".into()).spawn(move || {
-            important.store(rustix::process::setpriority_process(None, NICENESS).is_ok(), Ordering::Relaxed);
+            let raised = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, POLICY);
+            important.store(raised.is_ok(), Ordering::Relaxed);
             loop {
                 let asleep = now();
                 if ended.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {

@@ -60,6 +60,7 @@ mod succession;
 mod thrift;
 mod ticking;
 mod told;
+mod urgency;
 
 pub use command::{Cause, Durability, Guard, Key, NodeId, Op, Refusal, Revision, Term, Txn, TxnId};
 pub use format::Formats;

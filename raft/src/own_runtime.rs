@@ -1,8 +1,8 @@
 //! The runtime on which nothing but one member's raft runs, on one thread: a write passes through a chain of tasks that wake each other, and
 //! a second thread takes part of them over each time, for more than it saves. Whatever takes long runs on the threads for blocking work.
 //!
-//! Of its threads only the one on which raft runs has raised priority. The others do what can wait, and what they start, such as RocksDB's threads for
-//! flushes and compactions, has their priority for good: none of that may take the cores from raft, or from the programs beside it.
+//! Of its threads only the one on which raft runs has raised priority ([`raise_priority`]). The others do what can wait, and what they start, such as
+//! RocksDB's threads for flushes and compactions, has their priority for good: none of that may take the cores from raft, or from the programs beside it.
 //!
 //! It is tokio's pool with one thread, not its runtime for one thread: that one turns to new messages sooner, so fewer writes share an append
 //! and a sync (measured with 64 puts in flight: a fifth fewer a second).
@@ -12,6 +12,7 @@ use std::io;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::command::NodeId;
+use crate::urgency;
 
 /// `Spec:` setpriority(2): as important as what the machine itself needs, below real-time work.
 const NICENESS: i32 = -10;
@@ -33,7 +34,7 @@ impl OwnRuntime {
         builder.worker_threads(1).thread_name(format!("raft-{node_id}")).enable_all();
         // a thread begins with the priority of whichever starts it
         let usual = rustix::process::getpriority_process(None)?;
-        let runtime = builder.on_thread_start(move || set_niceness(usual)).build()?;
+        let runtime = builder.on_thread_start(move || lower_priority(usual)).build()?;
         // a task, other than blocking work, is run by the one worker
         drop(runtime.spawn(async { raise_priority() }));
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
@@ -53,9 +54,16 @@ impl Drop for OwnRuntime {
 }
 
 /// Raises the priority of this thread: heartbeats must go out, and what was appended be synced, while others use every core. Without the right to
-/// ask for it, the usual priority has to do.
+/// ask for it, the usual priority has to do. Where niceness does not help, [`urgency`] does.
 pub(crate) fn raise_priority() {
     set_niceness(NICENESS);
+    urgency::watch_this_thread();
+}
+
+/// Takes back what a thread has from one with raised priority that started it.
+fn lower_priority(usual: i32) {
+    urgency::share_cores();
+    set_niceness(usual);
 }
 
 fn set_niceness(niceness: i32) {
