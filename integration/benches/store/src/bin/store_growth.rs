@@ -28,6 +28,9 @@ struct Args {
     /// Our member's program.
     #[arg(long)]
     member: PathBuf,
+    /// etcd's program, which has nothing to do beside ours.
+    #[arg(long)]
+    etcd: Option<PathBuf>,
     /// Where data goes. It is made, and removed afterwards.
     #[arg(long)]
     directory: PathBuf,
@@ -102,7 +105,10 @@ async fn run(args: &Args) -> anyhow::Result<Page> {
             }
             Part::History => page.history = Some(history::measure(&ground, &scale).await.context("with a long history")?),
             Part::Away => page.away = Some(away::measure(&ground, scale.missed).await.context("with a member away")?),
-            Part::Idle => page.idle = Some((scale.idle, idle::measure(&ground, scale.idle).await.context("with nothing to do")?)),
+            Part::Idle => {
+                let measured = idle::measure(&ground, args.etcd.as_deref(), scale.idle).await;
+                page.idle = Some(measured.context("with nothing to do")?);
+            }
         }
         let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         progress(&format!("{name}: {:.0} s", started.elapsed().as_secs_f64()));

@@ -1,11 +1,15 @@
-//! A group that has nothing to do: what it costs all the same.
+//! A group that has nothing to do: what it costs all the same, and what one of etcd does.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use trierarch_etcd_facade::tls::Identity;
 
 use super::cluster::{Cluster, Ground};
 use crate::rounds::{self, OBJECT_BYTES};
+use crate::rows::Asked;
+use crate::systems::{self, System};
 use crate::usage::Usage;
 
 /// What was there before.
@@ -24,35 +28,68 @@ pub struct Idle {
     pub cpu_percent: f64,
     /// Bytes it sent to the disk.
     pub written_bytes: u64,
-    /// Syncs of its log.
-    pub log_syncs: u64,
 }
 
-/// Measures a group of its own for so long, each member apart.
+/// What groups with nothing to do did.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    /// For so long, each.
+    pub time: Duration,
+    /// Members of ours.
+    pub ours: Vec<Idle>,
+    /// Syncs of the logs of ours.
+    pub log_syncs: u64,
+    /// Members of etcd, if it was measured.
+    pub etcd: Vec<Idle>,
+}
+
+/// Measures a group of its own for so long, each member apart, and one of etcd afterwards if there is its program.
 ///
 /// # Errors
-/// A process ends, or never becomes still.
-pub async fn measure(ground: &Ground, time: Duration) -> anyhow::Result<Vec<Idle>> {
+/// A process ends, or ours never becomes still.
+pub async fn measure(ground: &Ground, etcd: Option<&Path>, time: Duration) -> anyhow::Result<Groups> {
     let cluster = Cluster::begin(ground, "idle", &[]).await?;
     rounds::fill(&cluster.system, OBJECTS, OBJECT_BYTES).await?;
     until_still(&cluster).await?;
-    let leader = cluster.leader().await?;
-    let (used, syncs) = (used(&cluster)?, syncs(&cluster).await?);
+    let syncs_before = syncs(&cluster).await?;
+    let ours = members(&cluster.system, time).await?;
+    let log_syncs = syncs(&cluster).await? - syncs_before;
+    cluster.end().await?;
+    let etcd = match etcd {
+        Some(program) => measure_etcd(program, &ground.directory.join("etcd"), time).await.context("etcd")?,
+        None => Vec::new(),
+    };
+    Ok(Groups { time, ours, log_syncs, etcd })
+}
+
+async fn measure_etcd(program: &Path, directory: &Path, time: Duration) -> anyhow::Result<Vec<Idle>> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let (group, system) = systems::start_etcd(program, directory, &Identity::make(directory)?)?;
+    system.ready().await?;
+    rounds::fill(&system, OBJECTS, OBJECT_BYTES).await?;
+    // it writes now and then whatever happens, so there is nothing to wait for but what the writes have left to do
+    tokio::time::sleep(STILL).await;
+    let idle = members(&system, time).await?;
+    group.end().await?;
+    std::fs::remove_dir_all(directory)?;
+    Ok(idle)
+}
+
+/// What the members of a group do from now on.
+async fn members(system: &System, time: Duration) -> anyhow::Result<Vec<Idle>> {
+    let leader = system.member(Asked::Leader).await?.address;
+    let used = || system.pids.iter().map(|pid| Usage::of(&[*pid])).collect::<anyhow::Result<Vec<Usage>>>();
+    let before = used()?;
     tokio::time::sleep(time).await;
-    let (used_after, syncs_after) = (self::used(&cluster)?, self::syncs(&cluster).await?);
-    let each = used_after.iter().zip(&used).zip(syncs_after.iter().zip(&syncs)).enumerate();
-    let idle = each.map(|(member, ((after, before), (syncs_after, syncs)))| {
-        let used = after.since(before);
+    let each = used()?.into_iter().zip(before).zip(&system.endpoints).map(|((after, before), endpoint)| {
+        let used = after.since(&before);
         Idle {
-            leads: member == leader,
+            leads: endpoint.address == leader,
             cpu_percent: 100.0 * used.cpu_seconds / time.as_secs_f64(),
             written_bytes: used.written_bytes,
-            log_syncs: syncs_after - syncs,
         }
     });
-    let idle = idle.collect();
-    cluster.end().await?;
-    Ok(idle)
+    Ok(each.collect())
 }
 
 async fn until_still(cluster: &Cluster) -> anyhow::Result<()> {
@@ -66,14 +103,11 @@ async fn until_still(cluster: &Cluster) -> anyhow::Result<()> {
     anyhow::bail!("the group goes on writing")
 }
 
-fn used(cluster: &Cluster) -> anyhow::Result<Vec<Usage>> {
-    cluster.system.pids.iter().map(|pid| Usage::of(&[*pid])).collect()
-}
-
-async fn syncs(cluster: &Cluster) -> anyhow::Result<Vec<u64>> {
-    let mut syncs = Vec::new();
+/// Of all members' logs, since they started.
+async fn syncs(cluster: &Cluster) -> anyhow::Result<u64> {
+    let mut syncs = 0;
     for member in 0..cluster.members() {
-        syncs.push(cluster.account_of(member).await.with_context(|| format!("member {}", member + 1))?.log_syncs);
+        syncs += cluster.account_of(member).await.with_context(|| format!("member {}", member + 1))?.log_syncs;
     }
     Ok(syncs)
 }

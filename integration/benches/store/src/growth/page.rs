@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::away::Return;
 use super::history::History;
-use super::idle::Idle;
+use super::idle::{Groups, Idle};
 use super::install::Join;
 use super::sizes::{ROWS, Size};
 use super::writing::Writes;
@@ -24,8 +24,8 @@ pub struct Page {
     pub history: Option<History>,
     /// A member that was away.
     pub away: Option<Return>,
-    /// For how long a group had nothing to do, and its members.
-    pub idle: Option<(Duration, Vec<Idle>)>,
+    /// Groups that had nothing to do.
+    pub idle: Option<Groups>,
 }
 
 impl Page {
@@ -74,14 +74,19 @@ impl Page {
             let what = format!("a member that missed {} entries is back", thousands(away.missed));
             line(&what, "5 s", &format!("{}; while clients write {}", seconds(away.quiet), seconds(away.busy)));
         }
-        if let Some((time, members)) = &self.idle {
-            let sum = |pick: fn(&Idle) -> u64| members.iter().map(pick).sum::<u64>();
-            let minutes = time.as_secs_f64() / 60.0;
-            let measured = format!("{} syncs, {} bytes", sum(|one| one.log_syncs), thousands(sum(|one| one.written_bytes)));
+        if let Some(idle) = &self.idle {
+            let minutes = idle.time.as_secs_f64() / 60.0;
+            let written = idle.ours.iter().map(|one| one.written_bytes).sum();
+            let measured = format!("{} syncs, {} bytes", idle.log_syncs, thousands(written));
             line(&format!("nothing to do for {minutes:.1} minutes: syncs of the log, bytes written by all members"), "none", &measured);
-            let cpu: Vec<String> =
-                members.iter().map(|one| format!("{:.2} %{}", one.cpu_percent, if one.leads { " (leader)" } else { "" })).collect();
-            line("meanwhile, CPU of each member", "0.2 % of a core", &cpu.join(", "));
+            let cpu = |members: &[Idle]| {
+                let each = members.iter().map(|one| format!("{:.2} %{}", one.cpu_percent, if one.leads { " (leader)" } else { "" }));
+                each.collect::<Vec<_>>().join(", ")
+            };
+            line("meanwhile, CPU of each member", "0.2 % of a core", &cpu(&idle.ours));
+            if !idle.etcd.is_empty() {
+                line("CPU of each member of etcd with nothing to do for as long afterwards", "", &cpu(&idle.etcd));
+            }
         }
     }
 
@@ -188,7 +193,7 @@ mod tests {
 
     #[test]
     fn parts_that_were_measured_are_shown() {
-        let idle = |leads, cpu_percent| Idle { leads, cpu_percent, written_bytes: 0, log_syncs: 0 };
+        let idle = |leads, cpu_percent| Idle { leads, cpu_percent, written_bytes: 0 };
         let page = Page {
             about: "a machine".into(),
             away: Some(Return {
@@ -197,7 +202,12 @@ mod tests {
                 busy: Duration::from_secs(2),
                 writes: Writes { acknowledged: 10, per_second: 1234.0, p50_ms: 1.0, p99_ms: 2.0, longest_ms: 3.0 },
             }),
-            idle: Some((Duration::from_secs(600), vec![idle(true, 0.125), idle(false, 0.1)])),
+            idle: Some(Groups {
+                time: Duration::from_secs(600),
+                ours: vec![idle(true, 0.125), idle(false, 0.1)],
+                log_syncs: 0,
+                etcd: vec![idle(false, 1.5), idle(true, 2.25)],
+            }),
             ..Page::default()
         };
         let text = page.text();
@@ -205,6 +215,7 @@ mod tests {
             "| a member that missed 100,000 entries is back | 5 s | 1.50 s; while clients write 2.00 s |",
             "| nothing to do for 10.0 minutes: syncs of the log, bytes written by all members | none | 0 syncs, 0 bytes |",
             "| meanwhile, CPU of each member | 0.2 % of a core | 0.12 % (leader), 0.10 % |",
+            "| CPU of each member of etcd with nothing to do for as long afterwards |  | 1.50 %, 2.25 % (leader) |",
             "| a member catches up | 16 | 1,234 | 1.0 | 2.0 | 3.0 |",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
