@@ -17,9 +17,11 @@ use crate::doubt::{Doubt, Suffrage};
 use crate::experiment::control::PAUSED;
 use crate::experiment::faults::Faults;
 use crate::log_store::LogHandle;
+use crate::lull::{self, Activity, Written};
 use crate::network::callers::Callers;
 use crate::network::client::{CallError, Peers};
 use crate::network::messages::{Request, Response};
+use crate::quorum;
 use crate::raft_types::{Metrics, Payload, Raft};
 use crate::records;
 use crate::seat::Seat;
@@ -64,6 +66,8 @@ pub(crate) struct Core {
     pub(crate) heard: parking_lot::Mutex<Instant>,
     /// Told of each heartbeat of a leader.
     pub(crate) beat: Notify,
+    /// Whether anything was written when the clock was looked after last.
+    pub(crate) activity: parking_lot::Mutex<Activity>,
 }
 
 /// What became of one attempt to have the leader do something.
@@ -332,6 +336,21 @@ impl Core {
             }
         }
         Response::Failed(error.to_string())
+    }
+
+    /// How much is written, as this member sees it.
+    pub(crate) fn written(&self) -> Written {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let on_peers = metrics.replication.iter().flatten().filter_map(|(_, matched)| Some(matched.as_ref()?.index())).sum();
+        Written { last: self.log.last(), on_peers }
+    }
+
+    /// Whether no candidate has a chance for the sake of a leader that speaks seldom at the moment.
+    pub(crate) fn counts_on_leader(&self) -> bool {
+        let metrics = self.metrics();
+        metrics.current_leader.is_some()
+            && lull::counts_on_leader(quorum::silence(self, &metrics), self.seat.timers(), *self.activity.lock())
     }
 
     /// A leader has spoken.

@@ -15,6 +15,7 @@ use crate::doubt::{Doubt, Suffrage};
 use crate::drop_signal::DropSignal;
 use crate::forgetting;
 use crate::log_store::{LogStore, damage, is_damage};
+use crate::lull::Activity;
 use crate::maintenance;
 use crate::network::acquaintances::{Acquaintances, Introduction};
 use crate::network::client::{ClientFactory, Peers};
@@ -137,6 +138,7 @@ pub(crate) async fn open(mut config: StoreConfig) -> Result<Opened, OpenError> {
         suffrage: parking_lot::Mutex::new(if doubt.is_some() { Suffrage::Abstains } else { Suffrage::Full }),
         heard: parking_lot::Mutex::new(clock::now()),
         beat: Notify::new(),
+        activity: parking_lot::Mutex::new(Activity::Quiet),
     });
     let on_failure = {
         let core = Arc::downgrade(&core);

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::core::Core;
 use crate::experiment::{Timers, TimersInForce, millis};
 use crate::log_store::LogStore;
+use crate::lull::{self, Activity};
 use crate::network::client::ClientFactory;
 use crate::raft_types::{Metrics, Raft, ServerMetrics, TypeConfig};
 use crate::state_machine::StateMachine;
@@ -216,6 +217,7 @@ impl Core {
     /// A core that was started knows of no lease: without listening first, it would stand against a living leader.
     async fn elect_after_listening(self: Arc<Self>, timers: Timers, since: Instant) {
         let heartbeat = Duration::from_millis(timers.heartbeat_ms);
+        let patience = Duration::from_millis(timers.election_max_ms * 2).max(lull::missed_after(timers, Activity::Quiet));
         let is_alone = self.metrics().membership_config.membership().voter_ids().all(|id| id == self.config.node_id);
         let hearing = async {
             while !is_alone && *self.heard.lock() <= since {
@@ -223,7 +225,7 @@ impl Core {
             }
         };
         tokio::select! {
-            _heard = tokio::time::timeout(Duration::from_millis(timers.election_max_ms * 2), hearing) => {}
+            _heard = tokio::time::timeout(patience, hearing) => {}
             () = self.closing.cancelled() => return,
         }
         self.let_elect();

@@ -16,7 +16,7 @@ use openraft::type_config::alias::AsyncRuntimeOf;
 use crate::alarm::Alarm;
 use crate::clock;
 use crate::core::Core;
-use crate::lull::{self, Lull};
+use crate::lull::{self, Activity, Lull};
 use crate::raft_types::TypeConfig;
 
 /// How often a leader speaks, and for how long its silence is nothing to look at.
@@ -58,18 +58,19 @@ pub(crate) async fn keep_time(core: Arc<Core>) {
     let mut leadership = core.leadership.clone();
     let alarm = Alarm::new(&core.config.environment);
     let mut late = Duration::ZERO;
-    let mut lull = Lull::new(clock::now());
+    let mut lull = Lull::new(core.written());
     let mut drawn_in_lull = None;
     loop {
         let leader = leadership.borrow_and_update().leader;
         // whom a member without a leader heard last is no sign of one
         let silence = if leader.is_some() { clock::since(*core.heard.lock()) } else { Duration::MAX };
         let timers = core.seat.timers();
-        let in_lull = lull.lasts(core.log.last(), clock::now(), timers);
-        drawn_in_lull = in_lull.then(|| drawn_in_lull.unwrap_or_else(|| draw_time_out(&core)));
+        let activity = lull.look(core.written(), clock::now(), timers);
+        *core.activity.lock() = activity;
+        drawn_in_lull = (activity != Activity::Busy).then(|| drawn_in_lull.unwrap_or_else(|| draw_time_out(&core)));
         let pace = Pace {
-            heartbeat: lull::beat(timers, false),
-            beat: lull::beat(timers, in_lull),
+            heartbeat: lull::beat(timers, Activity::Busy),
+            beat: lull::beat(timers, activity),
             patience: lull::patience(timers, drawn_in_lull),
         };
         let (act, pause) = step(leader == Some(core.config.node_id), silence, late, pace);
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     const USUAL: Pace = pace(100, 150);
-    const IN_LULL: Pace = pace(250, 620);
+    const IN_LULL: Pace = pace(500, 870);
 
     const fn pace(beat_ms: u64, patience_ms: u64) -> Pace {
         let [heartbeat, beat, patience] = [Duration::from_millis(100), Duration::from_millis(beat_ms), Duration::from_millis(patience_ms)];
@@ -144,11 +145,11 @@ mod tests {
     }
     #[test]
     fn in_a_lull_everybody_takes_their_time_but_one_who_looks_at_its_timers() {
-        check_at(IN_LULL, true, 0, 0, Act::Beat, 250);
-        check_at(IN_LULL, false, 150, 0, Act::Rest, 470);
-        check_at(IN_LULL, false, 619, 0, Act::Rest, 1);
-        check_at(IN_LULL, false, 620, 0, Act::Tick, 100);
+        check_at(IN_LULL, true, 0, 0, Act::Beat, 500);
+        check_at(IN_LULL, false, 150, 0, Act::Rest, 720);
+        check_at(IN_LULL, false, 869, 0, Act::Rest, 1);
+        check_at(IN_LULL, false, 870, 0, Act::Tick, 100);
         // the next beat may be as far away
-        check_at(IN_LULL, false, 620, 50, Act::Listen, 250);
+        check_at(IN_LULL, false, 870, 50, Act::Listen, 500);
     }
 }

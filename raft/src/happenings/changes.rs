@@ -11,7 +11,7 @@ use super::announcer::{Happenings, Queue};
 use crate::clock;
 use crate::command::{NodeId, Term};
 use crate::core::Core;
-use crate::lull::{self, Lull};
+use crate::lull;
 use crate::records::LogIdRecord;
 use crate::status::role;
 
@@ -79,9 +79,9 @@ pub(crate) fn follow(core: Arc<Core>) -> Happenings {
     core.config.environment.announcer().add(&queue);
     tokio::spawn(async move {
         let mut account = core.seat.account();
-        let (mut before, mut reign, mut lull) = (Seen::default(), (None, clock::now()), Lull::new(clock::now()));
+        let (mut before, mut reign) = (Seen::default(), (None, clock::now()));
         loop {
-            let after = look(&core, &mut reign, &mut lull);
+            let after = look(&core, &mut reign);
             for event in between(&before, &after) {
                 queue.push(|| core.config.environment.happening(after.term, event));
             }
@@ -103,7 +103,7 @@ pub(crate) fn follow(core: Arc<Core>) -> Happenings {
 }
 
 /// How things are. `reign`: who leads, and since when this is known.
-fn look(core: &Core, reign: &mut (Option<NodeId>, Instant), lull: &mut Lull) -> Seen {
+fn look(core: &Core, reign: &mut (Option<NodeId>, Instant)) -> Seen {
     let metrics = core.metrics();
     let membership = metrics.membership_config.membership();
     let own_id = core.config.node_id;
@@ -111,8 +111,7 @@ fn look(core: &Core, reign: &mut (Option<NodeId>, Instant), lull: &mut Lull) -> 
     if reign.0 != leader {
         *reign = (leader, clock::now());
     }
-    let (last, timers) = (core.log.last(), core.seat.timers());
-    let silence_max = lull::missed_after(timers, lull.lasts(last, clock::now(), timers));
+    let silence_max = lull::missed_after(core.seat.timers(), *core.activity.lock());
     let signs: BTreeMap<NodeId, Option<Duration>> = match leader {
         None => BTreeMap::new(),
         Some(leader) if leader != own_id => BTreeMap::from([(leader, Some(clock::since(*core.heard.lock())))]),
@@ -131,7 +130,7 @@ fn look(core: &Core, reign: &mut (Option<NodeId>, Instant), lull: &mut Lull) -> 
         leader,
         voters: membership.voter_ids().collect(),
         learners: membership.learner_ids().collect(),
-        last,
+        last: core.log.last(),
         committed: metrics.local_committed.map_or(0, |id| id.index()),
         snapshot: metrics.snapshot.map_or(0, |id| id.index()),
         silent: silent(signs.into_iter(), clock::since(reign.1), silence_max),

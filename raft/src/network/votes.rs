@@ -46,7 +46,7 @@ async fn decide_vote(core: &Core, ballot: Ballot) -> Result<Response, Response> 
     if core.shared.is_removed(vote.voted_for) {
         return Err(Response::Failed(removed(vote.voted_for)));
     }
-    if !core.may_vote_for(last) {
+    if !core.may_vote_for(last) || (!transfer && core.counts_on_leader()) {
         return Ok(abstained(core));
     }
     let mut request = VoteRequest::new(vote.into(), last.map(Into::into));

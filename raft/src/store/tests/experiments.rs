@@ -3,6 +3,7 @@
 use super::*;
 use crate::experiment::{Direction, FaultKind, Problem, Timers};
 use crate::happenings::{Event as Happened, Happenings};
+use crate::lull::Activity;
 
 /// Long enough for a busy machine to see it, short enough to wait for its end.
 const LASTS: Duration = Duration::from_secs(3);
@@ -332,6 +333,33 @@ async fn the_last_change_of_timers_counts() {
     // alone it leads again, over the same log and state
     assert_eq!(value(&store.linearizable_view(PATIENCE).await.unwrap(), "k").as_deref(), Some("v"));
     store.txn(put("k", "w"), PATIENCE).await.unwrap();
+    cluster.close_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_lull_nobody_is_elected_while_another_one_hears_the_leader() {
+    // in a lull the leader speaks every 1.5 s, and raft's lease lasts for 0.8 s
+    let cluster = Cluster::start_with(3, |config| config.heartbeat = Duration::from_millis(300)).await;
+    let (leader, deaf) = (cluster.leader().await, cluster.follower().await);
+    let other = (1..=3).find(|id| ![leader, deaf].contains(id)).unwrap();
+    let term = cluster.store(leader).status().term;
+    for id in 1..=3 {
+        let quiet = || (*cluster.store(id).core().activity.lock() == Activity::Quiet).then_some(());
+        until("a lull begins", quiet).await;
+    }
+    let mut happenings = cluster.store(deaf).happenings();
+    begin(cluster.store(leader), Fault { peer: Some(deaf), ..Fault::new(FaultKind::Drop, LONG) }).await;
+    for _ in 0..10 {
+        let why = until_happens(&mut happenings, "it is answered", |event| match event {
+            Happened::VoteAnswered { peer, why, .. } if *peer == other => Some(why.clone()),
+            _ => None,
+        })
+        .await;
+        let why = why.expect("it is refused");
+        assert!(why.contains(&format!("counts on member {leader}")), "{why}");
+    }
+    let status = cluster.store(other).status();
+    assert_eq!((status.term, status.leader), (term, Some(leader)));
     cluster.close_all().await;
 }
 
