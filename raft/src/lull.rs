@@ -199,7 +199,7 @@ mod tests {
             while at < 100_000 {
                 let pause = beat(timers, leader.look(written_by(at), begun + ms(at), timers));
                 beats.push((at + delay, pause));
-                at += pause.as_millis() as u64;
+                at += crate::experiment::millis(pause);
             }
             let looks_at_beats = beats.iter().flat_map(|(heard, _)| [*heard, heard + timers.election_min_ms]);
             let mut looks: Vec<u64> = looks_at_beats.chain(looks.iter().map(|at| at + delay)).collect();

@@ -227,7 +227,11 @@ impl Story {
             let invariants = story.invariants.lock();
             let history = invariants.history();
             let last = history.last_index();
-            let agreed = story.voters().is_some_and(|(_, group)| group.iter().all(|id| history.shown(*id) == last));
+            let group = story.voters().map(|(_, group)| group).unwrap_or_default();
+            let agreed = !group.is_empty() && group.iter().all(|id| history.shown(*id) == last);
+            if !group.is_empty() {
+                story.watchers.stay_with(group);
+            }
             Ok(agreed && story.watchers.slowest() == history.revision())
         })?;
         let group = self.await_group()?;

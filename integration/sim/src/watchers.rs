@@ -1,5 +1,6 @@
 //! Watches that are kept open: whoever loses one goes on at another member from where it was, or begins anew if the history is gone.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct Watchers {
     dice: Dice,
     watchers: Vec<Watcher>,
     next_watch: u64,
+    /// The only members that may be asked; `None`: any.
+    group: Option<BTreeSet<NodeId>>,
 }
 
 struct Watcher {
@@ -32,6 +35,7 @@ struct Watcher {
 
 struct Open {
     watch: u64,
+    member: NodeId,
     until_ms: u64,
     news: Arc<Mutex<Vec<News>>>,
     token: Arc<()>,
@@ -48,7 +52,7 @@ impl Watchers {
         let prefixes = ["", "group/kind/", "group/kind/ns1/"];
         let watcher = |prefix: &&str| Watcher { prefix: Bytes::from((*prefix).to_owned()), after: Some(0), open: None };
         let count = usize::try_from(count).unwrap_or(1);
-        Self { dice, watchers: prefixes.iter().cycle().take(count).map(watcher).collect(), next_watch: 0 }
+        Self { dice, watchers: prefixes.iter().cycle().take(count).map(watcher).collect(), next_watch: 0, group: None }
     }
 
     /// How far the watch that is furthest behind has come.
@@ -56,13 +60,21 @@ impl Watchers {
         self.watchers.iter().map(|watcher| watcher.after.unwrap_or(0)).min().unwrap_or(0)
     }
 
+    /// From now on only these members are asked: others, which were removed or never joined, know of nothing new.
+    pub fn stay_with(&mut self, group: impl IntoIterator<Item = NodeId>) {
+        self.group = Some(group.into_iter().collect());
+    }
+
     /// Takes what they brought, and opens those that are closed.
     pub fn step(&mut self, world: &World) {
         let now_ms = world.now_ms();
+        let may_ask = |member: &NodeId| self.group.as_ref().is_none_or(|group| group.contains(member));
+        let members: Vec<NodeId> = world.up().into_iter().filter(may_ask).collect();
         for watcher in &mut self.watchers {
             watcher.take(world, now_ms);
+            watcher.open.take_if(|open| !may_ask(&open.member));
             if watcher.open.is_none()
-                && let Some(member) = self.dice.pick(&world.up())
+                && let Some(member) = self.dice.pick(&members)
             {
                 self.next_watch += 1;
                 let until_ms = now_ms + self.dice.between(LIFE_MS.0, LIFE_MS.1);
@@ -79,7 +91,7 @@ impl Watcher {
         let after = *self.after.get_or_insert_with(|| store.view().revision());
         world.recorder.record(Event::Watching { watch, member: member.id(), prefix: self.prefix.clone(), after });
         let (news, token) = (Arc::new(Mutex::new(Vec::new())), Arc::new(()));
-        let open = Open { watch, until_ms, news: Arc::clone(&news), token: Arc::clone(&token) };
+        let open = Open { watch, member: member.id(), until_ms, news: Arc::clone(&news), token: Arc::clone(&token) };
         let news = Arc::downgrade(&news);
         let prefix = self.prefix.clone();
         member.spawn(async move {
