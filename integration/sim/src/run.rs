@@ -227,11 +227,9 @@ impl Story {
             let invariants = story.invariants.lock();
             let history = invariants.history();
             let last = history.last_index();
-            let group = story.voters().map(|(_, group)| group).unwrap_or_default();
-            let agreed = !group.is_empty() && group.iter().all(|id| history.shown(*id) == last);
-            if !group.is_empty() {
-                story.watchers.stay_with(group);
-            }
+            let Some((_, group)) = story.voters() else { return Ok(false) };
+            let agreed = group.iter().all(|id| history.shown(*id) == last);
+            story.watchers.stay_with(group);
             Ok(agreed && story.watchers.slowest() == history.revision())
         })?;
         let group = self.await_group()?;
