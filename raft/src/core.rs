@@ -85,6 +85,11 @@ fn given_up(unclear: bool, why: StoreError) -> StoreError {
     if unclear { StoreError::OutcomeUnknown } else { why }
 }
 
+/// Before the next attempt: none if somebody leads of whom the last one did not know.
+async fn pause(leadership: &mut watch::Receiver<Leadership>, asked: Leadership) {
+    drop(tokio::time::timeout(LEADER_PAUSE, leadership.wait_for(|now| now.is_news_after(&asked))).await);
+}
+
 impl Core {
     /// Raft, as it is at the moment.
     pub(crate) fn raft(&self) -> Raft {
@@ -146,16 +151,16 @@ impl Core {
             if let Some(reason) = no_quorum.borrow_and_update().clone() {
                 return Err(given_up(unclear, StoreError::Unavailable(reason)));
             }
-            let leader = leadership.borrow_and_update().leader;
-            if leader.is_none()
+            let asked = *leadership.borrow();
+            if asked.leader.is_none()
                 && let Some(reason) = self.read_only.lock().clone()
             {
                 return Err(given_up(unclear, StoreError::ReadOnly(reason)));
             }
-            let attempt = match leader {
+            let attempt = match asked.leader {
                 None => Attempt::Again,
                 Some(leader) => {
-                    let asking = self.ask_leader(leader, request(fresh), &mut leadership);
+                    let asking = self.ask_leader(leader, request(fresh));
                     let asking = async {
                         tokio::select! {
                             attempt = asking => attempt,
@@ -179,35 +184,21 @@ impl Core {
                 Attempt::Again => {}
                 Attempt::Unclear => (unclear, fresh) = (true, false),
             }
-            let pause = async { tokio::time::timeout(LEADER_PAUSE, leadership.changed()).await };
-            if tokio::time::timeout_at(deadline.into(), pause).await.is_err() {
+            if tokio::time::timeout_at(deadline.into(), pause(&mut leadership, asked)).await.is_err() {
                 return Err(given_up(unclear, StoreError::Unavailable("no leader was found".into())));
             }
         }
     }
 
     /// One attempt to get an answer from `leader`; given up when somebody else leads.
-    async fn ask_leader(
-        self: &Arc<Self>,
-        leader: NodeId,
-        request: Request,
-        leadership: &mut watch::Receiver<Leadership>,
-    ) -> Attempt<Response> {
+    async fn ask_leader(self: &Arc<Self>, leader: NodeId, request: Request) -> Attempt<Response> {
         if leader == self.config.node_id {
             return Attempt::Done(self.answer_as_leader(request).await);
         }
         let address = self.metrics().membership_config.get_node(&leader).map(|node| node.peer_address.clone());
         let Some(address) = address else { return Attempt::Again };
-        let replaced = async {
-            loop {
-                if leadership.changed().await.is_err() {
-                    return std::future::pending().await;
-                }
-                if leadership.borrow().leader.is_some_and(|now| now != leader) {
-                    return;
-                }
-            }
-        };
+        let mut leadership = self.leadership.clone();
+        let replaced = leadership.wait_for(|now| now.leader.is_some_and(|now| now != leader));
         tokio::select! {
             answered = self.peers.call(leader, &address, &request) => match answered {
                 Ok(response) => Attempt::Done(response),
@@ -217,7 +208,7 @@ impl Core {
                 }
                 Err(CallError::Lost) => Attempt::Unclear,
             },
-            () = replaced => Attempt::Unclear,
+            Ok(_) = replaced => Attempt::Unclear,
         }
     }
 
@@ -366,6 +357,8 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -374,6 +367,20 @@ mod tests {
         for why in reasons() {
             assert_eq!(given_up(false, why.clone()), why);
             assert_eq!(given_up(true, why), StoreError::OutcomeUnknown);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_knows_the_next_leader_asks_it_at_once() {
+        let led_by = |term, leader| Leadership { term, leader, established: false };
+        let (announced, mut leadership) = watch::channel(led_by(1, Some(1)));
+        let mut pauses_after = |asked| pause(&mut leadership, asked).now_or_never().is_none();
+        assert!(pauses_after(led_by(1, Some(1))), "the leader that was asked still leads");
+        announced.send(led_by(2, None)).unwrap();
+        assert!(pauses_after(led_by(1, Some(1))), "nobody is elected yet");
+        announced.send(led_by(2, Some(2))).unwrap();
+        for seen_before in [false, true] {
+            assert!(!pauses_after(led_by(1, Some(1))), "there is a new one, seen before: {seen_before}");
         }
     }
 }

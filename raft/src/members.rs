@@ -45,6 +45,25 @@ impl Core {
         self.on_leader(deadline, |_| request.clone(), interpret).await
     }
 
+    /// Has whoever leads hand over to a member, or to the most advanced one. That is one election: where the request may have got lost with the
+    /// old leader, the new one is not asked to hand over again.
+    ///
+    /// # Errors
+    /// As [`Core::change_members`].
+    pub(crate) async fn hand_over(self: &Arc<Self>, to: Option<NodeId>, deadline: Instant) -> Result<(), StoreError> {
+        let mut leadership = self.leadership.clone();
+        let handed_over = async {
+            let old = leadership.wait_for(|now| now.leader.is_some()).await?.leader;
+            let is_wanted = |leader: NodeId| Some(leader) != old && to.is_none_or(|to| to == leader);
+            leadership.wait_for(|now| now.leader.is_some_and(is_wanted)).await.map(drop)
+        };
+        tokio::select! {
+            biased;
+            Ok(()) = handed_over => Ok(()),
+            done = self.change_members(Request::TransferLeadership(to), deadline) => done,
+        }
+    }
+
     /// Adds a member as a learner, or changes a known one's addresses. Harmless when repeated.
     pub(crate) async fn add_member_as_leader(&self, member: Member) -> Response {
         let info =

@@ -519,12 +519,14 @@ impl Store {
         self.change_members(Request::RemoveMember(id), deadline).await
     }
 
-    /// Hands leadership to a member, or to the most advanced one, and returns when it leads.
+    /// Has the leader hand over to a member, or to the most advanced of the others, and returns when somebody else leads.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when there is nobody to hand over to or it did not take over, [`StoreError::Closed`].
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), StoreError> {
-        self.change_members(Request::TransferLeadership(to), PATIENCE).await
+        let core = Arc::clone(&self.inner.core);
+        let deadline = clock::deadline(PATIENCE);
+        self.run(async move { core.hand_over(to, deadline).await }).await
     }
 
     /// As the leader, hands leadership to the most advanced of the others and follows it.

@@ -568,6 +568,26 @@ async fn leadership_moves_and_the_old_term_is_fenced() {
     cluster.close_all().await;
 }
 
+/// Whoever was asked and saw the new leader before the old one's answer asked the new leader, too.
+#[tokio::test]
+async fn a_hand_over_to_anybody_is_one_election() {
+    let cluster = Cluster::start(3).await;
+    for asked in [1, 2, 3, 1, 2, 3] {
+        let old = cluster.leader().await;
+        let before = *cluster.store(old).leadership().borrow();
+        cluster.store(asked).transfer_leadership(None).await.unwrap();
+        let new = until("somebody is established", || {
+            let now: Vec<_> = cluster.stores.values().map(|store| *store.leadership().borrow()).collect();
+            let agreed = now.iter().all(|of| (of.term, of.leader) == (now[0].term, now[0].leader));
+            now.into_iter().find(|of| agreed && of.established)
+        })
+        .await;
+        assert_eq!(new.term, before.term + 1, "member {asked} was asked");
+        assert_ne!(new.leader, before.leader);
+    }
+    cluster.close_all().await;
+}
+
 #[tokio::test]
 async fn members_come_and_go() {
     let mut cluster = Cluster::start(3).await;
