@@ -72,8 +72,9 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// A member with the usual timers (heartbeat 100 ms, a dead leader replaced after 450 to 600 ms), a history of one hour or 256 MiB, no TLS, and any free port on
-    /// loopback for peers. The caller sets the rest: at least `cluster_id`, and for a group of several the addresses and TLS.
+    /// A member with the usual timers (heartbeat 100 ms, a silent leader replaced after 450 to 600 ms, or 850 to 1,000 ms where nothing was written for a second
+    /// before: `docs/decisions/0020-fewer-beats-while-nothing-is-written.md`), a history of one hour or 256 MiB, no TLS, and any free port on loopback for peers. The
+    /// caller sets the rest: at least `cluster_id`, and for a group of several the addresses and TLS.
     pub fn new(node_id: NodeId, data_dir: impl Into<PathBuf>) -> Self {
         Self {
             node_id,
