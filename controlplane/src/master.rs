@@ -174,6 +174,22 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     let (membership, bundle, joiner) = identify(&config).await?;
     let pki = Arc::new(Pki::new(bundle.clone(), config.names(), crate::clock::now())?);
     let store = Store::open(config.store(&membership, &bundle, &pki)).await?;
+    let served = serve_with(&store, listener, Identified { membership, bundle, joiner, pki }, config).await;
+    store.close().await;
+    served
+}
+
+/// What [`identify`] has found, and the certificates made from it.
+struct Identified {
+    membership: Membership,
+    bundle: Bundle,
+    joiner: Option<Joiner>,
+    pki: Arc<Pki>,
+}
+
+/// Serves from an open store, which the caller closes however this ends.
+async fn serve_with(store: &Store, listener: TcpListener, identified: Identified, config: MasterConfig) -> anyhow::Result<()> {
+    let Identified { membership, bundle, joiner, pki } = identified;
     if !membership.joined {
         match &joiner {
             None => store.initialize().await?,
@@ -182,6 +198,7 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
         join::save_membership(&config.data_dir, &Membership { joined: true, ..membership })?;
     }
     let kinds = Arc::new(Registry::with_builtins());
+    let token = bundle.token().context("the bundle's join token is damaged")?;
     let door = Door::new(store.clone(), bundle.clone()).context("the bundle's join token is damaged")?;
     let settings = settings(&config, &bundle, &pki)?;
     let raft_api = RaftApi::new(store.clone(), bundle.clone(), config.experiments);
@@ -206,7 +223,6 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     )
     .context("cannot serve the API")?;
     tracing::info!(node = config.name, address = %config.listen, "Serving the API");
-    let token = bundle.token().context("the bundle's join token is damaged")?;
     let parts = Parts {
         server: Arc::clone(server.api()),
         store: store.clone(),
@@ -240,7 +256,6 @@ async fn serve(config: MasterConfig) -> anyhow::Result<()> {
     }
     server.stop().await;
     leader.abort();
-    store.close().await;
     match failure {
         Some(reason) => bail!("the store has stopped: {reason}"),
         None => Ok(()),
@@ -315,25 +330,20 @@ async fn wait_for_end() -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    #[tokio::test]
-    async fn a_directory_of_another_cluster_is_not_joined() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let now = crate::clock::now();
-        let bundle = Bundle::create(now).expect("created");
-        pki::save_bundle(dir.path(), &bundle).expect("written");
-        join::save_membership(dir.path(), &Membership { id: 2, joined: true }).expect("written");
-        let config = |token: JoinToken| MasterConfig {
+    fn config(dir: &Path, start: Start) -> MasterConfig {
+        MasterConfig {
             name: "m2".to_owned(),
-            data_dir: dir.path().to_owned(),
-            images_dir: dir.path().join("images"),
+            data_dir: dir.to_owned(),
+            images_dir: dir.join("images"),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             peer_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: Ipv4Addr::LOCALHOST.into(),
             sans: Vec::new(),
-            // nobody is asked: what is on the disk decides
-            start: Start::Join { servers: vec!["https://127.0.0.1:1".to_owned()], token },
+            start,
             pod_cidr: (Ipv4Addr::new(10, 244, 0, 0), 16),
             service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
             cluster_domain: "cluster.local".to_owned(),
@@ -344,11 +354,40 @@ mod tests {
             history_bytes_max: 256 << 20,
             experiments: false,
             snapshot_after_entries: None,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_of_another_cluster_is_not_joined() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let now = crate::clock::now();
+        let bundle = Bundle::create(now).expect("created");
+        pki::save_bundle(dir.path(), &bundle).expect("written");
+        join::save_membership(dir.path(), &Membership { id: 2, joined: true }).expect("written");
+        // nobody is asked: what is on the disk decides
+        let joining = |token: JoinToken| config(dir.path(), Start::Join { servers: vec!["https://127.0.0.1:1".to_owned()], token });
         let other = Bundle::create(now).expect("created").token().expect("a token");
-        let error = identify(&config(other)).await.err().expect("refused");
+        let error = identify(&joining(other)).await.err().expect("refused");
         assert!(error.to_string().contains("another cluster"), "{error}");
-        let (membership, ..) = identify(&config(bundle.token().expect("a token"))).await.expect("it is this cluster's");
+        let (membership, ..) = identify(&joining(bundle.token().expect("a token"))).await.expect("it is this cluster's");
         assert_eq!(membership.id, 2);
+    }
+
+    /// A process that ends while RocksDB still closes a database is aborted, whatever it wanted to say with its status.
+    #[test]
+    fn a_master_that_cannot_start_closes_its_store() {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("images"), "not a directory").expect("written");
+        let error = run(config(dir.path(), Start::Init)).expect_err("it needs a place for images");
+        assert!(error.to_string().contains("content store of images"), "{error:#}");
+        let reopened = tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+            let mut config = StoreConfig::new(1, dir.path().join("store"));
+            config.cluster_id = pki::load_bundle(dir.path()).expect("readable").expect("written").cluster_id;
+            let store = Store::open(config).await?;
+            store.close().await;
+            Ok::<(), trierarch_raft::OpenError>(())
+        });
+        reopened.expect("nothing holds its files any more");
     }
 }

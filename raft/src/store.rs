@@ -273,6 +273,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const READS_WAITING_MAX: usize = 16_384;
 
 /// A member of the group. Cheap to clone.
+///
+/// [`Store::close`] it before the process ends. When the last clone is dropped its files are closed as well, but nobody knows when: RocksDB
+/// aborts a process that ends meanwhile.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,

@@ -97,6 +97,7 @@ async fn every_answer_has_a_protobuf_form() {
     let table = ";as=Table;v=v1;g=meta.k8s.io";
     let (kind, _) = read(&client, "/api/v1/namespaces/wire/pods", &format!("{PROTOBUF}{table},application/json{table}")).await;
     assert_eq!(kind, "application/json");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,4 +130,6 @@ async fn a_watch_is_a_stream_of_protobuf() {
     let (bookmark, rest): (Vec<_>, Vec<_>) = heard.into_iter().partition(|(told, _)| told == "BOOKMARK");
     assert_eq!(bookmark[0].1["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     assert!(rest.iter().all(|(told, object)| told == "ADDED" && object["kind"] == "Namespace"), "{rest:?}");
+    drop(body);
+    server.stop().await;
 }

@@ -34,7 +34,9 @@ async fn main() -> anyhow::Result<()> {
         Verb::Serve(member) => {
             let listener = TcpListener::bind(member.listen()?).await?;
             let store = member.open().await?;
-            server::serve(listener, &member.identity(), store, member.data_dir).await
+            let served = server::serve(listener, &member.identity(), store.clone(), member.data_dir).await;
+            store.close().await;
+            served
         }
         Verb::Identity { directory } => {
             std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;

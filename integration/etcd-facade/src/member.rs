@@ -79,12 +79,20 @@ impl MemberArgs {
     /// As there.
     pub async fn open_as(&self, config: StoreConfig) -> anyhow::Result<Store> {
         let store = Store::open(config).await?;
+        let formed = self.form(&store).await;
+        if formed.is_err() {
+            store.close().await;
+        }
+        formed.map(|()| store)
+    }
+
+    async fn form(&self, store: &Store) -> anyhow::Result<()> {
         if self.peers.iter().all(|(id, _)| *id >= self.id) {
-            self.make_group(&store).await?;
+            self.make_group(store).await?;
         }
         // written when the last member was taken in; a group that was complete before is so still
         store.view_at_least(1, FORM_PATIENCE).await.context("the group did not form in time")?;
-        Ok(store)
+        Ok(())
     }
 
     async fn make_group(&self, store: &Store) -> anyhow::Result<()> {

@@ -37,6 +37,16 @@ pub(crate) struct Standalone {
     /// One that another authority of the same name signed, and its key.
     pub forged: (CertificateDer<'static>, Vec<u8>),
     store: Store,
+    to_be_stopped: ToBeStopped,
+}
+
+/// Fails a test that forgets to: a process that ends while a store still closes is aborted, though every test has passed.
+struct ToBeStopped(bool);
+
+impl Drop for ToBeStopped {
+    fn drop(&mut self) {
+        assert!(!self.0 || std::thread::panicking(), "a test must stop its server");
+    }
 }
 
 fn leaf(name: &str, group: Option<&str>, usage: ExtendedKeyUsagePurpose) -> CertificateParams {
@@ -133,11 +143,13 @@ impl Standalone {
             forged: (forged.der().clone(), forged_key.serialize_der()),
             handle,
             store,
+            to_be_stopped: ToBeStopped(true),
         }
     }
 
     /// Stops server and store.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
+        self.to_be_stopped.0 = false;
         self.handle.stop().await;
         self.store.close().await;
     }

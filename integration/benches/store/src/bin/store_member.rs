@@ -50,11 +50,10 @@ async fn main() -> anyhow::Result<()> {
             server::serve(grpc, &identity, store.clone(), args.data_dir.clone())
         )
     };
-    tokio::select! {
+    let ended = tokio::select! {
         served = serving => served.map(drop),
-        _ = terminated.recv() => {
-            store.close().await;
-            Ok(())
-        }
-    }
+        _ = terminated.recv() => Ok(()),
+    };
+    store.close().await;
+    ended
 }
