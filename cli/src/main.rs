@@ -108,9 +108,9 @@ impl Verb {
     /// What is logged unless `TRIERARCH_LOG` says otherwise: parts of a cluster tell what they do, commands only what is wrong.
     fn default_log(&self) -> &'static str {
         match self {
-            // a peer that is away would be told of at every heartbeat
+            // a peer that is away would be told of at every heartbeat; a client that ends its watch is no fault
             Self::Server(_) | Self::Agent(_) | Self::Supervise(_) | Self::NodeInit(_) => {
-                "info,openraft=warn,openraft::core::heartbeat=error,actix_server=warn,h2=warn"
+                "info,openraft=warn,openraft::core::heartbeat=error,actix_server=warn,actix_http=error,h2=warn"
             }
             // what a kernel lacks is told by the parts that run all the time, not by every command again
             _ => "warn,trierarch_runtime=error",

@@ -138,7 +138,7 @@ async fn experiments_do_what_they_say_and_end_by_themselves() {
     let said = group.raft("fault add pause --master leader --for 4s");
     assert!(said.contains("1: fault 1 began: pause; it ends by itself in 4.0s"), "{said}");
     let began = next("fault-began");
-    assert_eq!((&began["by"], &began["fault"]["kind"], &began["node_id"]), (&json!("admin"), &json!("pause"), &json!(1)));
+    assert_eq!((&began["by"], &began["fault"]["kind"], &began["nodeId"]), (&json!("admin"), &json!("pause"), &json!(1)));
     let successor = eventually("another master leads", async || {
         let leader = group.status(2).await["leader"].as_u64();
         leader.filter(|leader| *leader != 1)

@@ -59,7 +59,7 @@ impl Account {
             Some("vote-asked") if happening["preVote"] == true => self.pre_votes += 1,
             // the other sides of the same question
             Some("vote-answered" | "vote-cast") if happening["preVote"] == true => {}
-            Some("heartbeat-missed") => *self.missed.entry(happening["node_id"].as_u64().unwrap_or(0)).or_default() += 1,
+            Some("heartbeat-missed") => *self.missed.entry(happening["nodeId"].as_u64().unwrap_or(0)).or_default() += 1,
             Some("lost") => self.lost += happening["count"].as_u64().unwrap_or(1),
             // what the new leader writes afterwards says nothing more
             Some("append" | "commit" | "snapshot") => {}
@@ -153,7 +153,7 @@ mod tests {
     /// An event with its fields, and whether no reign survives it.
     #[track_caller]
     fn check(event: Value, ends: bool) -> Account {
-        let mut happening = json!({"atMs": 1.5, "time_unix_ms": 1, "node_id": 3, "term": 4});
+        let mut happening = json!({"atMs": 1.5, "timeUnixMs": 1, "nodeId": 3, "term": 4});
         for (field, value) in event.as_object().into_iter().flatten() {
             happening[field] = value.clone();
         }

@@ -17,16 +17,18 @@ pub(crate) use announcer::Announcer;
 pub use announcer::Happenings;
 pub(crate) use changes::follow;
 
-/// Something that happened.
+/// Something that happened. Fields under the names that older programs gave them are read, too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Happening {
     /// Milliseconds, with fractions, by a clock that never goes back. It was set by the time of day when the member was opened, so that
     /// the happenings of several members on one machine can be put in order.
-    #[serde(rename = "atMs")]
     pub at_ms: f64,
     /// Milliseconds since the Unix epoch, as the machine's clock shows them.
+    #[serde(alias = "time_unix_ms")]
     pub time_unix_ms: i64,
     /// On which member.
+    #[serde(alias = "node_id")]
     pub node_id: NodeId,
     /// In which term.
     pub term: Term,
@@ -165,4 +167,22 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn its_fields_are_named_alike_and_older_names_are_read() {
+        let happening = Happening { at_ms: 1.5, time_unix_ms: 2, node_id: 3, term: 4, event: Event::VoteAsked { peer: 1, pre_vote: true } };
+        let written = json!({"atMs": 1.5, "timeUnixMs": 2, "nodeId": 3, "term": 4, "event": "vote-asked", "peer": 1, "preVote": true});
+        assert_eq!(serde_json::to_value(&happening).unwrap(), written);
+        let older = json!({"atMs": 1.5, "time_unix_ms": 2, "node_id": 3, "term": 4, "event": "vote-asked", "peer": 1, "preVote": true});
+        for json in [written, older] {
+            assert_eq!(serde_json::from_value::<Happening>(json).unwrap(), happening);
+        }
+    }
 }

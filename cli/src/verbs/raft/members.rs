@@ -13,12 +13,19 @@ use crate::cluster::supervisor::{self, Order};
 /// # Errors
 /// Nobody took over, or it is refused.
 pub async fn transfer(reach: &Reach, to: Option<&str>) -> anyhow::Result<()> {
-    let query = match to {
-        None => String::new(),
-        Some(name) => format!("?to={}", reach.member_id(name).await?),
+    let Some(name) = to else {
+        reach.post("/raft/v1/transfer").await?;
+        println!("Leadership was handed over.");
+        return Ok(());
     };
-    reach.post(&format!("/raft/v1/transfer{query}")).await?;
-    println!("Leadership was handed over.");
+    let group = reach.group().await?;
+    let heir = reach.member_of(&group, name)?;
+    // it is asked for anyhow: another one may lead by now
+    reach.post(&format!("/raft/v1/transfer?to={heir}")).await?;
+    match group["leader"] == heir {
+        true => println!("Member {heir} leads already."),
+        false => println!("Leadership was handed over to member {heir}."),
+    }
     Ok(())
 }
 

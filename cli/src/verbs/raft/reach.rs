@@ -113,7 +113,14 @@ impl Reach {
     /// # Errors
     /// There is no such member.
     pub async fn member_id(&self, name: &str) -> anyhow::Result<u64> {
-        let group = self.group().await?;
+        self.member_of(&self.group().await?, name)
+    }
+
+    /// As [`Reach::member_id`], in a group that is known.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn member_of(&self, group: &Value, name: &str) -> anyhow::Result<u64> {
         let members: Vec<&Value> = group["members"].as_array().into_iter().flatten().collect();
         let address = self.masters.iter().find(|master| master.name == name).map(|master| master.address.as_str());
         let is_meant = |member: &Value| match address {
