@@ -199,7 +199,7 @@ async fn serve_with(store: &Store, listener: TcpListener, identified: Identified
     }
     let kinds = Arc::new(Registry::with_builtins());
     let token = bundle.token().context("the bundle's join token is damaged")?;
-    let door = Door::new(store.clone(), bundle.clone()).context("the bundle's join token is damaged")?;
+    let door = Door::new(store.clone(), bundle.clone(), token.clone());
     let settings = settings(&config, &bundle, &pki)?;
     let raft_api = RaftApi::new(store.clone(), bundle.clone(), config.experiments);
     let content = trierarch_images::Store::open(&config.images_dir).context("cannot open the content store of images")?;
